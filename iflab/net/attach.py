@@ -1,0 +1,294 @@
+"""An interface comes, goes and moves (sys/net/if.c 564-1076).
+
+The order of announcements is the original's, in both directions: what is told
+first of an arrival is told last of a departure only where the original does so.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from typing import TYPE_CHECKING
+
+from .driver import DeadDriver
+from .errors import KernelPanic, refuse
+from .flags import IFG_ALL, IP_MAXPACKET, RTF, AddressFamily
+from .group import if_addgroup, if_delgroups
+from .ifaddr import ifa_alloc
+from .linkroute import link_rtrequest
+from .multi import if_purgemaddrs
+from .priv import Thread
+from .route import RTM, Rtentry
+from .sockaddr import SockaddrDl
+from .state import if_down
+
+if TYPE_CHECKING:
+    from .ifnet import Ifnet
+    from .vnet import Vnet
+
+__all__ = [
+    "if_attach",
+    "if_attachdomain",
+    "if_attachdomain1",
+    "if_dead",
+    "if_detach",
+    "if_purgeaddrs",
+    "if_reassign",
+    "if_rtdel",
+    "if_vmove",
+    "if_vmove_loan",
+    "if_vmove_reclaim",
+]
+
+_MCLBYTES = 2048
+_ETHER_HDR_LEN = 14
+_ETHER_VLAN_ENCAP_LEN = 4
+TSOMAX_DEFAULT = min(IP_MAXPACKET, 32 * _MCLBYTES - (_ETHER_HDR_LEN + _ETHER_VLAN_ENCAP_LEN))
+"""Largest super-frame when the driver names none, octets."""
+
+
+def if_attach(ifp: Ifnet) -> None:
+    """Put an allocated interface on the list of its vnet and announce it (577-582).
+
+    Raises EEXIST for one that is attached (quirk 7). Panics for one that is not
+    allocated here, for an unpaired ``if_transmit`` or ``if_qflush``, and for a
+    tsomax out of range; the group ``all`` is joined by then (quirk 8).
+    """
+    with ifp.kernel.giant:
+        _attach_internal(ifp, vmove=False)
+
+
+def _attach_internal(ifp: Ifnet, vmove: bool) -> None:
+    kernel, vnet = ifp.kernel, ifp.curvnet
+    if ifp.if_index == 0 or vnet.ifnet_byindex(ifp.if_index) is not ifp:
+        raise KernelPanic(f"{ifp.if_xname}: BUG: if_attach called without if_alloc'd input()\n", 593)
+    if vnet.lists(ifp):
+        raise refuse(errno.EEXIST, f"{ifp.if_xname} is attached already")
+    ifp.if_vnet = vnet
+    if ifp.if_home_vnet is None:
+        ifp.if_home_vnet = vnet
+    if_addgroup(ifp, IFG_ALL)
+    ifp.if_lastchange = time.time()
+    ifp.if_epoch = time.monotonic()
+
+    driver = ifp.if_driver
+    if (driver.if_transmit is None) != (driver.if_qflush is None):
+        raise KernelPanic("transmit and qflush must both either be set or both be NULL", 610)
+    ifp.bind_driver()
+
+    if not vmove:
+        sdl = SockaddrDl.for_interface(ifp.if_index, ifp.if_type, ifp.if_xname, ifp.if_addrlen)
+        ifa = ifa_alloc(kernel, sdl)
+        ifa.ifa_netmask = SockaddrDl(sdl_name=ifp.if_xname)
+        ifa.ifa_rtrequest = link_rtrequest
+        ifp.if_addr = ifa
+        ifp.if_addrhead.insert_head(ifa)
+        ifp.if_broadcastaddr = None
+        if ifp.if_hw_tsomax == 0:
+            ifp.if_hw_tsomax = TSOMAX_DEFAULT
+        if not IP_MAXPACKET // 8 <= ifp.if_hw_tsomax <= IP_MAXPACKET:
+            raise KernelPanic("if_attach_internal: tsomax outside of range", 661)
+    else:
+        ifp.link_sockaddr().sdl_index = ifp.if_index
+
+    vnet.list_insert(ifp)
+    if kernel.domain_init_status >= 2:
+        if_attachdomain1(ifp)
+    kernel.events.invoke("ifnet_arrival_event", ifp)
+    if vnet.is_default:
+        kernel.devctl.notify("IFNET", ifp.if_xname, "ATTACH")
+    kernel.rtsock.rt_ifannouncemsg(ifp, True)
+
+
+def if_attachdomain(vnet: Vnet) -> None:
+    """Let every domain make its data for every interface of the vnet (702-711)."""
+    with vnet.kernel.giant:
+        for ifp in vnet.ifnets():
+            if_attachdomain1(ifp)
+
+
+def if_attachdomain1(ifp: Ifnet) -> None:
+    """Let every domain make its data for ``ifp`` (713-743). A second call only leaves a line in the log."""
+    kernel = ifp.kernel
+    with kernel.giant:
+        if ifp.if_afdata_initialized >= kernel.domain_init_status:
+            kernel.console.log("warning", f"if_attachdomain1 called more than once on {ifp.if_xname}")
+            return
+        ifp.if_afdata_initialized = kernel.domain_init_status
+        ifp.if_afdata.clear()
+        for domain in kernel.domains:
+            if domain.dom_ifattach is not None:
+                ifp.if_afdata[domain.dom_family] = domain.dom_ifattach(ifp)
+
+
+def if_purgeaddrs(ifp: Ifnet) -> None:
+    """Take every network address off the interface (745-780). What the protocol refuses to take off is freed here."""
+    with ifp.kernel.giant:
+        for ifa in ifp.if_addrhead.snapshot():
+            family = ifa.ifa_addr.family
+            if family is AddressFamily.LINK or ifa not in ifp.if_addrhead:
+                continue
+            if family is AddressFamily.INET:
+                try:
+                    ifp.stack.in_control("SIOCDIFADDR", ifa, ifp)
+                    continue
+                except OSError:
+                    pass
+            if family is AddressFamily.INET6:
+                ifp.stack.in6_purgeaddr(ifa)
+                continue
+            ifp.if_addrhead.remove(ifa)
+            ifa.ifa_free()
+
+
+def if_dead(ifp: Ifnet) -> None:
+    """Put the dead driver below the interface: nothing reaches the real one any more (net/if_dead.c)."""
+    gone, ifp.if_driver = ifp.if_driver, DeadDriver()
+    ifp.bind_driver()
+    gone.if_detached(ifp)
+
+
+def if_detach(ifp: Ifnet) -> None:
+    """Take an interface off its vnet's list, and all that hangs on it (800-806).
+
+    One that is not listed is left alone (quirk 10). Always goes through
+    ``if_down``, with its messages (quirk 11).
+    """
+    kernel = ifp.kernel
+    with kernel.giant, kernel.curvnet_set(ifp.if_vnet or ifp.alloc_vnet):
+        _detach_internal(ifp, vmove=False)
+
+
+def _detach_internal(ifp: Ifnet, vmove: bool) -> None:
+    kernel, vnet = ifp.kernel, ifp.curvnet
+    if not vnet.lists(ifp):
+        if vmove:
+            raise KernelPanic("if_detach_internal: ifp=PTR not on the ifnet tailq PTR", 834)
+        return
+    vnet.list_remove(ifp)
+    kernel.taskqueue_swi.drain(ifp.if_linktask)
+    if_down(ifp)
+    if ifp.if_snd.altq_is_enabled():
+        ifp.if_snd.altq_disable()
+    if ifp.if_snd.altq_disc is not None:
+        ifp.if_snd.altq_detach()
+    if_purgeaddrs(ifp)
+    stack = vnet.stack
+    stack.in_ifdetach(ifp)
+    stack.in6_ifdetach(ifp)
+    if_purgemaddrs(ifp)
+    if not vmove:
+        if_dead(ifp)
+        link, ifp.if_addr = ifp.if_addr, None
+        if link is not None and link in ifp.if_addrhead:
+            ifp.if_addrhead.remove(link)  # the link address itself, not whatever comes first (quirk 12)
+            link.ifa_free()
+    for family in AddressFamily:
+        for fib in range(stack.rt_numfibs):
+            for rt in list(stack.rt_walktree(family, fib)):
+                if_rtdel(ifp, rt)
+    kernel.rtsock.rt_ifannouncemsg(ifp, False)
+    kernel.events.invoke("ifnet_departure_event", ifp)
+    if vnet.is_default:
+        kernel.devctl.notify("IFNET", ifp.if_xname, "DETACH")
+    if_delgroups(ifp)
+    initialized, ifp.if_afdata_initialized = ifp.if_afdata_initialized, 0
+    if initialized > 0:
+        for domain in kernel.domains:
+            data = ifp.if_afdata.get(domain.dom_family)
+            if domain.dom_ifdetach is not None and data:
+                domain.dom_ifdetach(ifp, data)
+    ifp.if_afdata.clear()  # quirk 50
+
+
+def if_rtdel(ifp: Ifnet, rt: Rtentry) -> None:
+    """Delete ``rt`` if it leads through ``ifp``, pinned or not (1354-1380).
+
+    One that is not up stays, a failure is only logged; neither keeps pointing
+    to the gone interface (quirk 41).
+    """
+    if rt.rt_ifp is not ifp:
+        return
+    if rt.rt_flags & RTF.UP:
+        try:
+            ifp.curvnet.stack.rtrequest_fib(RTM.DELETE, rt, rt.rt_fibnum)
+        except OSError as error:
+            ifp.kernel.console.log("warning", f"if_rtdel: error {error.errno}")
+    rt.rt_ifp = None
+
+
+def if_reassign(ifp: Ifnet, new_vnet: Vnet) -> None:
+    """Let the driver follow the interface into ``new_vnet`` (964-969)."""
+    ifp.if_driver.if_reassign(ifp, new_vnet)
+
+
+def if_vmove(ifp: Ifnet, new_vnet: Vnet) -> None:
+    """Move an attached interface to another vnet (935-985).
+
+    It keeps description, promiscuous count, link state, queue limit, MAC and
+    home; it loses UP, addresses, groups, routes and queued frames (quirk 49).
+    Trusts its caller that the name is free there (quirk 48). Panics when the
+    interface is not on the current vnet's list.
+    """
+    kernel = ifp.kernel
+    with kernel.giant:
+        old_vnet = ifp.curvnet
+        with kernel.curvnet_set(old_vnet):
+            _detach_internal(ifp, vmove=True)
+            old_vnet.ifindex_free(ifp.if_index)
+            try:
+                if_reassign(ifp, new_vnet)
+            except OSError:
+                _arrive(ifp, old_vnet)
+                raise
+        _arrive(ifp, new_vnet)
+
+
+def _arrive(ifp: Ifnet, vnet: Vnet) -> None:
+    with ifp.kernel.curvnet_set(vnet):
+        ifp.if_index = vnet.ifindex_alloc()
+        vnet.ifnet_setbyindex(ifp.if_index, ifp)
+        _attach_internal(ifp, vmove=True)
+
+
+def if_vmove_loan(td: Thread, ifp: Ifnet, jid: int) -> str:
+    """Lend an interface to the prison ``jid``, a child of the caller's; return its name there (990-1028).
+
+    Raises ENXIO without such a prison, EEXIST when it is there already or
+    another there has its name.
+    """
+    kernel = ifp.kernel
+    with kernel.giant:
+        prison = kernel.prison_find_child(td.prison, jid)
+        if prison is None:
+            raise refuse(errno.ENXIO, f"there is no prison {jid} below the caller's")
+        if prison.pr_vnet is ifp.if_vnet:
+            raise refuse(errno.EEXIST, f"{ifp.if_xname} is in that vnet already")
+        if prison.pr_vnet.ifunit(ifp.if_xname) is not None:
+            raise refuse(errno.EEXIST, f"that vnet has an interface {ifp.if_xname} of its own")
+        if_vmove(ifp, prison.pr_vnet)
+        return ifp.if_xname
+
+
+def if_vmove_reclaim(td: Thread, vnet: Vnet, ifname: str, jid: int) -> str:
+    """Take the interface ``ifname`` back from the prison ``jid`` into the caller's vnet (1030-1075).
+
+    Raises ENXIO without such a prison or interface, EEXIST when it is here
+    already or another here has its name (quirk 48).
+    """
+    kernel = vnet.kernel
+    with kernel.giant:
+        prison = kernel.prison_find_child(td.prison, jid)
+        if prison is None:
+            raise refuse(errno.ENXIO, f"there is no prison {jid} below the caller's")
+        ifp = prison.pr_vnet.ifunit(ifname)
+        if ifp is None:
+            raise refuse(errno.ENXIO, f"the vnet of prison {jid} has no interface {ifname}")
+        home = td.prison.pr_vnet
+        if home is ifp.if_vnet:
+            raise refuse(errno.EEXIST, f"{ifname} is in that vnet already")
+        if home.ifunit(ifname) is not None:
+            raise refuse(errno.EEXIST, f"the caller's vnet has an interface {ifname} of its own")
+        with kernel.curvnet_set(prison.pr_vnet):
+            if_vmove(ifp, home)
+        return ifp.if_xname

@@ -1,0 +1,103 @@
+"""Interface ioctls: their names and the requests that they carry (``sys/sockio.h``, ``net/if.h``).
+
+A command is its own name, so that a driver, a trace and a person read the same
+word. The requests are records instead of a union; a field that the command does
+not use stays at its default.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import refuse
+from .sockaddr import Sockaddr
+
+__all__ = ["GENERIC_GET", "GENERIC_SET", "IFREQ_SIZE", "Ifconf", "Ifgroupreq", "Ifreq", "UserBuffer"]
+
+IFREQ_SIZE = 32
+"""Octets of a ``struct ifreq``: 16 of name and 16 of union."""
+
+GENERIC_SET = frozenset(
+    {"SIOCSIFPHYADDR", "SIOCDIFPHYADDR", "SIOCSIFPHYADDR_IN6", "SIOCSIFMEDIA", "SIOCSIFGENERIC"}
+)
+"""Commands that only the driver understands and that change something (2438-2453)."""
+
+GENERIC_GET = frozenset(
+    {"SIOCGIFSTATUS", "SIOCGIFPSRCADDR", "SIOCGIFPDSTADDR", "SIOCGIFMEDIA", "SIOCGIFGENERIC"}
+)
+"""Commands that only the driver understands and that ask (2455-2463)."""
+
+
+@dataclass(slots=True)
+class UserBuffer:
+    """The caller's memory: ``length`` octets at ``data``.
+
+    ``fault`` says that the memory is not the caller's: every copy fails with
+    EFAULT, as ``copyin`` and ``copyout`` do.
+    """
+
+    length: int = 0
+    data: Any = None
+    fault: bool = False
+
+    def copyin(self) -> Any:
+        """Read the caller's memory; raises EFAULT."""
+        self._check()
+        return self.data
+
+    def copyout(self, data: Any) -> None:
+        """Write to the caller's memory; raises EFAULT."""
+        self._check()
+        self.data = data
+
+    def _check(self) -> None:
+        if self.fault:
+            raise refuse(errno.EFAULT, "the buffer is not readable and writable for the caller")
+
+
+@dataclass(slots=True)
+class Ifreq:
+    """An interface request (``struct ifreq``)."""
+
+    ifr_name: str = ""
+    ifr_flags: int = 0
+    """All 32 bits: ``ifr_flags`` and ``ifr_flagshigh`` of the original."""
+    ifr_index: int = 0
+    ifr_metric: int = 0
+    ifr_mtu: int = 0
+    ifr_phys: int = 0
+    ifr_fib: int = 0
+    ifr_reqcap: int = 0
+    ifr_curcap: int = 0
+    ifr_jid: int = 0
+    ifr_addr: Sockaddr | None = None
+    ifr_addrlen: int | None = None
+    """Octets that the caller claims the address has; None: as many as it has."""
+    ifr_buffer: UserBuffer = field(default_factory=UserBuffer)
+    ifr_data: Any = None
+    """A buffer or record of the command's own."""
+
+
+@dataclass(slots=True)
+class Ifgroupreq:
+    """A group request: ``ifgr_name`` is the interface or, for ``SIOCGIFGMEMB``, the group."""
+
+    ifgr_name: str = ""
+    ifgr_group: str = ""
+    ifgr_len: int = 0
+    ifgr_groups: UserBuffer = field(default_factory=UserBuffer)
+
+    @property
+    def ifr_name(self) -> str:
+        """The name that ``ifioctl`` looks an interface up by."""
+        return self.ifgr_name
+
+
+@dataclass(slots=True)
+class Ifconf:
+    """The request of ``SIOCGIFCONF``: at most ``ifc_len`` octets of entries into ``ifc_req``."""
+
+    ifc_len: int
+    ifc_req: UserBuffer = field(default_factory=UserBuffer)
