@@ -1,0 +1,143 @@
+"""What this machine has of what a lab needs, and what to do about the rest."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import shutil
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .errors import Missing
+from .netns import Netns
+from .tap import TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_USO4, TUN_F_USO6, Tap, tun_path
+from .userns import ensure_privileges, in_user_namespace
+
+__all__ = ["Finding", "check"]
+
+_PROGRAMS = (
+    ("tcpdump", "tcpdump", "sniffing inside a host"),
+    ("tshark", "tshark", "reading captures"),
+    ("wireshark", "wireshark", "looking at captures"),
+    ("iperf3", "iperf3", "measuring throughput"),
+    ("dnsmasq", "dnsmasq-base", "DHCP and DNS in a host"),
+    ("ping", "iputils-ping", "pinging by hand; the lab's own ping needs no program"),
+    ("ip", "iproute2", "looking at devices by hand"),
+)
+FDS_PER_HOST = 3
+
+
+@dataclass(slots=True, frozen=True)
+class Finding:
+    """One thing looked at. ``required``: without it no lab runs. ``remedy`` is empty when it is there."""
+
+    name: str
+    ok: bool
+    required: bool
+    detail: str
+    remedy: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For printing as JSON."""
+        return asdict(self)
+
+
+def check() -> list[Finding]:
+    """Look at everything, in the order in which it matters. Enters a user namespace when there is no root."""
+    findings = [_kernel(), _tun(), _privileges()]
+    if all(finding.ok for finding in findings if finding.required):
+        findings += _in_a_namespace()
+    findings.append(_fd_limit())
+    for program, package, purpose in _PROGRAMS:
+        path = shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+        findings.append(
+            Finding(
+                program, path is not None, False, path or purpose, "" if path else f"apt install {package}"
+            )
+        )
+    return findings
+
+
+def _kernel() -> Finding:
+    release = platform.release()
+    numbers = tuple(int(part) for part in release.split(".")[:2] if part.isdigit())
+    new_enough = numbers >= (5, 10)
+    return Finding("kernel", new_enough, True, release, "" if new_enough else "use Linux 5.10 or later")
+
+
+def _tun() -> Finding:
+    path = tun_path()
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+    except FileNotFoundError:
+        return Finding("tun", False, True, f"{path} is not there", "as root: modprobe tun")
+    except OSError as error:
+        return Finding("tun", False, True, f"{path}: {error.strerror}", f"as root: chmod 666 {path}")
+    return Finding("tun", True, True, path)
+
+
+def _privileges() -> Finding:
+    try:
+        ensure_privileges()
+    except Missing as error:
+        what, _, remedy = str(error).partition("; ")
+        return Finding("privileges", False, True, what, remedy)
+    where = "root in a user namespace" if in_user_namespace() else "root"
+    return Finding("privileges", True, True, where)
+
+
+def _in_a_namespace() -> list[Finding]:
+    try:
+        with Netns.create("check") as netns:
+            tap = Tap.create(netns, "check0")
+            try:
+                return [
+                    Finding("network namespace and TAP", True, True, "made and closed"),
+                    *_offloads(tap),
+                    _mcaddr(netns),
+                ]
+            finally:
+                tap.close()
+    except (OSError, Missing) as error:
+        return [Finding("network namespace and TAP", False, True, str(error), "run as root, or in a VM")]
+
+
+def _offloads(tap: Tap) -> list[Finding]:
+    found = []
+    for name, flags, without in (
+        ("offload TSO", TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6, "frames of wire size only"),
+        (
+            "offload USO",
+            TUN_F_CSUM | TUN_F_USO4 | TUN_F_USO6,
+            "the host segments UDP itself; Linux 6.2 has it",
+        ),
+    ):
+        try:
+            tap.set_offload(flags)
+            found.append(Finding(name, True, False, "the kernel hands out super-frames"))
+        except OSError:
+            found.append(Finding(name, False, False, without, "use a newer kernel"))
+    return found
+
+
+def _mcaddr(netns: Netns) -> Finding:
+    from .monitor import Monitor
+
+    monitor = Monitor(netns)
+    told = monitor.has_mcaddr
+    monitor.close()
+    detail = (
+        "the kernel tells of joined groups"
+        if told
+        else "read from dev_mcast instead; Linux 6.14 tells of them"
+    )
+    return Finding("multicast notices", told, False, detail, "" if told else "none needed")
+
+
+def _fd_limit() -> Finding:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    hosts = hard // FDS_PER_HOST
+    detail = f"{soft} now, {hard} at most: about {hosts} hosts"
+    enough = hosts >= 1000
+    return Finding("open files", enough, False, detail, "" if enough else "raise the hard limit (ulimit -Hn)")

@@ -1,0 +1,161 @@
+"""Hearing what the kernel changes, in every namespace of the lab, on one socket.
+
+The socket lives in a namespace of the lab's own and hears all namespaces that
+have been given an id there (``NETLINK_LISTEN_ALL_NSID``). It is non-blocking: the
+engine polls it. When more happens than its buffer holds, the kernel drops
+messages and says so once: ``overflow``; whoever listens must then look afresh.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .errors import KernelRefused
+from .netlink import (
+    NLM_F_ACK,
+    NLM_F_REQUEST,
+    NLMSG_ERROR,
+    SOL_NETLINK,
+    Addr,
+    Link,
+    Maddr,
+    Route,
+    parse_addr,
+    parse_link,
+    parse_maddr,
+    parse_route,
+)
+from .netns import Netns
+
+__all__ = ["Change", "Monitor"]
+
+_NETLINK_ADD_MEMBERSHIP = 1
+_NETLINK_LISTEN_ALL_NSID = 8
+_SO_RCVBUFFORCE = 33
+_RTM_NEWNSID, _RTM_GETNSID = 88, 90
+_NETNSA_NSID, _NETNSA_FD = 1, 3
+_GROUPS = (1, 5, 9, 7, 11)  # link, IPv4 and IPv6 addresses, IPv4 and IPv6 routes
+_MCADDR_GROUPS = (37, 38)  # Linux 6.14
+_BUFFER = 32 << 20
+
+_KINDS: dict[int, tuple[str, Callable[[bytes, int, int], Link | Addr | Route | Maddr]]] = {
+    16: ("newlink", parse_link),
+    17: ("dellink", parse_link),
+    20: ("newaddr", parse_addr),
+    21: ("deladdr", parse_addr),
+    24: ("newroute", parse_route),
+    25: ("delroute", parse_route),
+    56: ("newmaddr", parse_maddr),
+    57: ("delmaddr", parse_maddr),
+}
+
+
+@dataclass(slots=True, frozen=True)
+class Change:
+    """One thing that happened: ``kind`` (newlink, deladdr, overflow ...), in which namespace, and to what."""
+
+    kind: str
+    nsid: int
+    record: Link | Addr | Route | Maddr | None
+
+
+class Monitor:
+    """One socket that hears every watched namespace. ``has_mcaddr``: the kernel tells of joined groups."""
+
+    def __init__(self, home: Netns) -> None:
+        self._home = home
+        self._socket = home.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, 0
+        )
+        self._sequence = 0
+        self.has_mcaddr = True
+        try:
+            try:
+                self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+            except OSError:
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+            self._socket.setsockopt(SOL_NETLINK, _NETLINK_LISTEN_ALL_NSID, 1)
+            for group in _GROUPS:
+                self._socket.setsockopt(SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
+            try:
+                for group in _MCADDR_GROUPS:
+                    self._socket.setsockopt(SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
+            except OSError:
+                self.has_mcaddr = False
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def fileno(self) -> int:
+        """The file descriptor to poll."""
+        return self._socket.fileno()
+
+    def set_buffer(self, octets: int) -> None:
+        """Change how much may wait to be read; a small one overflows soon."""
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, octets)
+
+    def watch(self, netns: Netns) -> int:
+        """Hear ``netns`` from now on; return the id by which its changes are marked. Raises ``KernelRefused``."""
+        fd = struct.pack("HHI", 8, _NETNSA_FD, netns.fileno())
+        with self._home.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as sock:
+            any_id = struct.pack("HHi", 8, _NETNSA_NSID, -1)
+            try:
+                self._ask(sock, _RTM_NEWNSID, NLM_F_ACK, any_id + fd, netns)
+            except KernelRefused as error:
+                if error.errno != errno.EEXIST:
+                    raise
+            answer = self._ask(sock, _RTM_GETNSID, 0, fd, netns)
+        offset = 16 + 4
+        while offset + 8 <= len(answer):
+            length, kind, value = struct.unpack_from("HHi", answer, offset)
+            if kind == _NETNSA_NSID:
+                return int(value)
+            offset += (length + 3) & ~3
+        raise KernelRefused(errno.ENOENT, f"an id for the namespace {netns.name!r}")
+
+    def _ask(self, sock: socket.socket, kind: int, flags: int, attributes: bytes, netns: Netns) -> bytes:
+        self._sequence += 1
+        body = struct.pack("4x") + attributes
+        sock.send(struct.pack("IHHII", 16 + len(body), kind, NLM_F_REQUEST | flags, self._sequence, 0) + body)
+        answer = sock.recv(8192)
+        got = struct.unpack_from("H", answer, 4)[0]
+        code = -struct.unpack_from("i", answer, 16)[0] if got == NLMSG_ERROR else 0
+        if code:
+            raise KernelRefused(code, f"an id for the namespace {netns.name!r}")
+        return answer
+
+    def read(self, limit: int | None = None) -> list[Change]:
+        """Return what has happened since the last call, at most about ``limit`` changes; never waits."""
+        changes: list[Change] = []
+        while limit is None or len(changes) < limit:
+            try:
+                data, ancillary, _, _ = self._socket.recvmsg(1 << 16, 64)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                changes.append(Change("overflow", -1, None))
+                continue
+            nsid = -1
+            for level, kind, value in ancillary:
+                if level == SOL_NETLINK and kind == _NETLINK_LISTEN_ALL_NSID:
+                    nsid = struct.unpack("i", value)[0]
+            offset = 0
+            while offset + 16 <= len(data):
+                length, kind = struct.unpack_from("IH", data, offset)
+                known = _KINDS.get(kind)
+                if known is not None:
+                    changes.append(Change(known[0], nsid, known[1](data, offset + 16, offset + length)))
+                offset += (length + 3) & ~3
+        return changes
+
+    def close(self) -> None:
+        """Stop hearing."""
+        with contextlib.suppress(OSError):
+            self._socket.close()

@@ -1,0 +1,821 @@
+"""rtnetlink: asking the kernel, and telling it what to change.
+
+Requests are made of pyroute2's messages and sent over a plain socket that lives
+as long as a ``with Netlink(netns)`` block: pyroute2's own ``IPRoute`` brings an
+event loop and costs 140 µs a change where this costs 30, and its ``NetNS`` forks,
+which a threaded program must not.
+
+Answers are read attribute by attribute with ``struct`` and pyroute2's attribute
+numbers: pyroute2 decodes one link message in 330 µs, this in 35, and a lab of a
+thousand hosts hears many thousand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, TypeVar
+
+from pyroute2.netlink.rtnl.fibmsg import fibmsg
+from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+from pyroute2.netlink.rtnl.ndmsg import ndmsg
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
+
+from .errors import KernelRefused, check_name
+from .netns import Netns
+
+__all__ = [
+    "Addr",
+    "Link",
+    "Maddr",
+    "Neighbour",
+    "Netlink",
+    "Route",
+    "Rule",
+    "parse_addr",
+    "parse_link",
+    "parse_maddr",
+    "parse_route",
+    "sysctl",
+]
+
+_T = TypeVar("_T")
+
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
+RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
+RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
+RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
+RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34
+
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR = 0x1, 0x4, 0x10
+NLM_F_DUMP, NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x300, 0x100, 0x200, 0x400
+NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+SOL_NETLINK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 270, 11, 12
+_NLMSGERR_ATTR_MSG = 1
+
+IFF_UP, IFF_NOARP, IFF_PROMISC, IFF_ALLMULTI, IFF_MULTICAST = 0x1, 0x80, 0x100, 0x200, 0x1000
+IFF_LOWER_UP = 0x10000
+IFA_F_NODAD, IFA_F_TENTATIVE, IFA_F_PERMANENT = 0x02, 0x40, 0x80
+
+RT_TABLE_MAIN = 254
+RT_SCOPES = {"universe": 0, "global": 0, "site": 200, "link": 253, "host": 254, "nowhere": 255}
+RT_TYPES = {
+    "unicast": 1,
+    "local": 2,
+    "broadcast": 3,
+    "anycast": 4,
+    "multicast": 5,
+    "blackhole": 6,
+    "unreachable": 7,
+    "prohibit": 8,
+    "throw": 9,
+}
+_RTPROT_STATIC = 4
+_OPERSTATES = ("UNKNOWN", "NOTPRESENT", "DOWN", "LOWERLAYERDOWN", "TESTING", "DORMANT", "UP")
+
+
+def _numbers(message: Any) -> dict[str, int]:
+    """Attribute numbers by name, as pyroute2 knows them."""
+    rows: tuple[tuple[Any, ...], ...] = message.nla_map
+    if rows and isinstance(rows[0][0], int):
+        return {row[1]: row[0] for row in rows}
+    return {row[0]: number for number, row in enumerate(rows)}
+
+
+_LINK, _ADDR, _ROUTE, _NEIGH, _RULE = map(_numbers, (ifinfmsg, ifaddrmsg, rtmsg, ndmsg, fibmsg))
+_IFLA_IFNAME, _IFLA_MTU, _IFLA_ADDRESS = _LINK["IFLA_IFNAME"], _LINK["IFLA_MTU"], _LINK["IFLA_ADDRESS"]
+_IFLA_CARRIER, _IFLA_OPERSTATE = _LINK["IFLA_CARRIER"], _LINK["IFLA_OPERSTATE"]
+_IFLA_PROMISCUITY, _IFLA_IFALIAS, _IFLA_GROUP = (
+    _LINK["IFLA_PROMISCUITY"],
+    _LINK["IFLA_IFALIAS"],
+    _LINK["IFLA_GROUP"],
+)
+_IFLA_TXQLEN, _IFLA_LINKINFO, _IFLA_NEW_NETNSID = (
+    _LINK["IFLA_TXQLEN"],
+    _LINK["IFLA_LINKINFO"],
+    _LINK.get("IFLA_NEW_NETNSID", 45),
+)
+_IFLA_ALLMULTI = 61
+_IFLA_NEW_IFINDEX = 49
+_IFLA_INFO_KIND = 1
+_IFLA_STATS64 = _LINK["IFLA_STATS64"]
+_STATS = (
+    "rx_packets",
+    "tx_packets",
+    "rx_bytes",
+    "tx_bytes",
+    "rx_errors",
+    "tx_errors",
+    "rx_dropped",
+    "tx_dropped",
+    "multicast",
+)
+
+
+@dataclass(slots=True, frozen=True)
+class Link:
+    """A network device as the kernel tells of it.
+
+    ``flags`` are Linux's ``IFF_*``; ``promiscuity`` and ``allmulti`` count who
+    asked (``allmulti`` is -1 on kernels that do not tell); ``new_nsid`` and
+    ``new_index`` say where a device went that left its namespace.
+    """
+
+    index: int
+    name: str
+    flags: int
+    mtu: int
+    mac: bytes
+    carrier: bool
+    operstate: str
+    promiscuity: int
+    allmulti: int
+    alias: str | None
+    group: int
+    kind: str | None
+    txqlen: int
+    stats: dict[str, int]
+    new_nsid: int | None = None
+    new_index: int | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Addr:
+    """An address of a device; ``family`` is ``socket.AF_INET`` or ``AF_INET6``, ``peer`` the far end."""
+
+    index: int
+    family: int
+    address: str
+    prefixlen: int
+    broadcast: str | None
+    peer: str | None
+    scope: int
+    flags: int
+    label: str | None
+
+
+@dataclass(slots=True, frozen=True)
+class Route:
+    """A route; ``dst`` None is the default route, ``oif`` 0 none."""
+
+    family: int
+    dst: str | None
+    dst_len: int
+    gateway: str | None
+    oif: int
+    table: int
+    type: int
+    scope: int
+    protocol: int
+    priority: int
+    prefsrc: str | None
+    flags: int
+
+
+@dataclass(slots=True, frozen=True)
+class Maddr:
+    """A multicast membership; ``family`` is ``AF_INET``, ``AF_INET6``, or ``AF_PACKET`` with a MAC for address."""
+
+    index: int
+    family: int
+    address: str
+
+
+@dataclass(slots=True, frozen=True)
+class Neighbour:
+    """An entry of the neighbour table."""
+
+    index: int
+    family: int
+    address: str
+    mac: bytes
+    state: int
+
+
+@dataclass(slots=True, frozen=True)
+class Rule:
+    """A rule of the routing policy database."""
+
+    family: int
+    iif: str | None
+    table: int
+    priority: int
+
+
+def _attributes(data: bytes, offset: int, end: int) -> dict[int, bytes]:
+    found: dict[int, bytes] = {}
+    while offset + 4 <= end:
+        length, kind = struct.unpack_from("HH", data, offset)
+        if length < 4:
+            break
+        found[kind & 0x3FFF] = data[offset + 4 : offset + length]
+        offset += (length + 3) & ~3
+    return found
+
+
+def _text(raw: bytes | None) -> str | None:
+    return None if raw is None else raw.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
+
+
+def _u32(raw: bytes | None, default: int = 0) -> int:
+    return default if raw is None else int(struct.unpack_from("I", raw)[0])
+
+
+def _ip(raw: bytes | None) -> str | None:
+    if raw is None:
+        return None
+    return socket.inet_ntop(socket.AF_INET if len(raw) == 4 else socket.AF_INET6, raw)
+
+
+def parse_link(data: bytes, offset: int, end: int) -> Link:
+    """Read ``struct ifinfomsg`` and its attributes, which begin at ``offset``."""
+    _, _, _, index, flags, _ = struct.unpack_from("BBHiII", data, offset)
+    found = _attributes(data, offset + 16, end)
+    operstate = found.get(_IFLA_OPERSTATE, b"\0")[0]
+    kind = None
+    if _IFLA_LINKINFO in found:
+        info = found[_IFLA_LINKINFO]
+        kind = _text(_attributes(info, 0, len(info)).get(_IFLA_INFO_KIND))
+    stats = found.get(_IFLA_STATS64)
+    counters = dict(zip(_STATS, struct.unpack_from("9Q", stats), strict=True)) if stats else {}
+    new_nsid, new_index = found.get(_IFLA_NEW_NETNSID), found.get(_IFLA_NEW_IFINDEX)
+    return Link(
+        index=index,
+        name=_text(found.get(_IFLA_IFNAME)) or "",
+        flags=flags,
+        mtu=_u32(found.get(_IFLA_MTU)),
+        mac=found.get(_IFLA_ADDRESS, b""),
+        carrier=bool(found.get(_IFLA_CARRIER, b"\0")[0]),
+        operstate=_OPERSTATES[operstate] if operstate < len(_OPERSTATES) else str(operstate),
+        promiscuity=_u32(found.get(_IFLA_PROMISCUITY)),
+        allmulti=_u32(found[_IFLA_ALLMULTI]) if _IFLA_ALLMULTI in found else -1,
+        alias=_text(found.get(_IFLA_IFALIAS)) or None,
+        group=_u32(found.get(_IFLA_GROUP)),
+        kind=kind,
+        txqlen=_u32(found.get(_IFLA_TXQLEN)),
+        stats=counters,
+        new_nsid=struct.unpack_from("i", new_nsid)[0] if new_nsid else None,
+        new_index=_u32(new_index) if new_index else None,
+    )
+
+
+def parse_addr(data: bytes, offset: int, end: int) -> Addr:
+    """Read ``struct ifaddrmsg`` and its attributes."""
+    family, prefixlen, flags, scope, index = struct.unpack_from("BBBBI", data, offset)
+    found = _attributes(data, offset + 8, end)
+    local, address = _ip(found.get(2)), _ip(found.get(1))
+    return Addr(
+        index=index,
+        family=family,
+        address=local or address or "",
+        prefixlen=prefixlen,
+        broadcast=_ip(found.get(4)),
+        peer=address if local is not None and address != local else None,
+        scope=scope,
+        flags=_u32(found.get(8), flags),
+        label=_text(found.get(3)),
+    )
+
+
+def parse_route(data: bytes, offset: int, end: int) -> Route:
+    """Read ``struct rtmsg`` and its attributes; of a route with several next hops the first is told."""
+    family, dst_len, _, _, table, protocol, scope, kind, flags = struct.unpack_from("8BI", data, offset)
+    found = _attributes(data, offset + 12, end)
+    oif, gateway = _u32(found.get(4)), _ip(found.get(5))
+    via = found.get(18)
+    if gateway is None and via is not None:
+        gateway = _ip(via[2:])
+    hops = found.get(9)
+    if hops is not None and not oif:
+        length, _, _, oif = struct.unpack_from("HBBi", hops)
+        gateway = _ip(_attributes(hops, 8, length).get(5))
+    return Route(
+        family=family,
+        dst=_ip(found.get(1)) if dst_len or 1 in found else None,
+        dst_len=dst_len,
+        gateway=gateway,
+        oif=oif,
+        table=_u32(found.get(15), table),
+        type=kind,
+        scope=scope,
+        protocol=protocol,
+        priority=_u32(found.get(6)),
+        prefsrc=_ip(found.get(7)),
+        flags=flags,
+    )
+
+
+def parse_maddr(data: bytes, offset: int, end: int) -> Maddr:
+    """Read the message of a multicast membership (``struct ifaddrmsg``, ``IFA_MULTICAST``)."""
+    family, _, _, _, index = struct.unpack_from("BBBBI", data, offset)
+    return Maddr(index, family, _ip(_attributes(data, offset + 8, end).get(7)) or "")
+
+
+def _parse_neighbour(data: bytes, offset: int, end: int) -> Neighbour:
+    family, _, _, index, state, _, _ = struct.unpack_from("BBHiHBB", data, offset)
+    found = _attributes(data, offset + 12, end)
+    return Neighbour(index, family, _ip(found.get(1)) or "", found.get(2, b""), state)
+
+
+def _parse_rule(data: bytes, offset: int, end: int) -> Rule:
+    family, _, _, _, table = struct.unpack_from("5B", data, offset)
+    found = _attributes(data, offset + 12, end)
+    return Rule(family, _text(found.get(3)), _u32(found.get(15), table), _u32(found.get(6)))
+
+
+@dataclass(slots=True)
+class _Request:
+    data: bytes
+    what: str
+
+
+def _interface(address: str) -> ipaddress.IPv4Interface | ipaddress.IPv6Interface:
+    try:
+        return ipaddress.ip_interface(address)
+    except ValueError:
+        raise ValueError(f"{address!r} is no address; write 192.0.2.1/24 or 2001:db8::1/64") from None
+
+
+class Netlink:
+    """A short conversation with the kernel about one namespace; use it in a ``with`` block, from one thread."""
+
+    def __init__(self, netns: Netns) -> None:
+        self.netns = netns
+        self._socket: socket.socket | None = None
+        self._sequence = 0
+        self._batch: list[_Request] | None = None
+
+    def __enter__(self) -> Netlink:
+        sock = self.netns.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+        try:
+            sock.setsockopt(SOL_NETLINK, NETLINK_EXT_ACK, 1)
+            with contextlib.suppress(OSError):
+                sock.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        except BaseException:
+            sock.close()
+            raise
+        self._socket = sock
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _open(self) -> socket.socket:
+        if self._socket is None:
+            raise ValueError("a Netlink is used inside its with block")
+        return self._socket
+
+    # sending
+
+    def _encode(self, message: Any, kind: int, flags: int, extra: bytes = b"") -> bytes:
+        self._sequence += 1
+        header = message["header"]
+        header["type"], header["flags"], header["sequence_number"] = (
+            kind,
+            flags | NLM_F_REQUEST,
+            self._sequence,
+        )
+        message.encode()
+        data = bytes(message.data) + extra
+        return struct.pack("I", len(data)) + data[4:]
+
+    def _change(self, message: Any, kind: int, flags: int, what: str, extra: bytes = b"") -> None:
+        request = _Request(self._encode(message, kind, flags | NLM_F_ACK, extra), what)
+        if self._batch is not None:
+            self._batch.append(request)
+        else:
+            self._send([request])
+
+    def _send(self, requests: list[_Request]) -> None:
+        sock = self._open()
+        waiting: dict[int, _Request] = {}
+        for start in range(0, len(requests), 64):  # the acks of more would not fit the receive buffer
+            part = requests[start : start + 64]
+            waiting = {struct.unpack_from("I", r.data, 8)[0]: r for r in part}
+            sock.send(b"".join(r.data for r in part))
+            refused: KernelRefused | None = None
+            while waiting:
+                for kind, flags, sequence, data, offset, end in self._messages():
+                    request = waiting.pop(sequence, None)
+                    if request is not None and kind == NLMSG_ERROR:
+                        refused = refused or _refusal(request.what, flags, data, offset, end)
+            if refused is not None:
+                raise refused
+
+    def _messages(self) -> Iterator[tuple[int, int, int, bytes, int, int]]:
+        data = self._open().recv(1 << 18)
+        offset = 0
+        while offset + 16 <= len(data):
+            length, kind, flags, sequence, _ = struct.unpack_from("IHHII", data, offset)
+            yield kind, flags, sequence, data, offset + 16, offset + length
+            offset += (length + 3) & ~3
+
+    @contextlib.contextmanager
+    def batch(self) -> Iterator[Netlink]:
+        """Collect the changes of a ``with`` block and send them together at its end; the first refusal is raised."""
+        if self._batch is not None:
+            raise ValueError("batches do not nest")
+        self._batch = []
+        try:
+            yield self
+            requests = self._batch
+        finally:
+            self._batch = None
+        if requests:
+            self._send(requests)
+
+    def _dump(
+        self, message: Any, kind: int, answer: int, parse: Callable[[bytes, int, int], _T], what: str
+    ) -> list[_T]:
+        while True:
+            sequence = self._sequence + 1
+            self._open().send(self._encode(message, kind, NLM_F_DUMP))
+            rows: list[_T] = []
+            interrupted = done = False
+            while not done:
+                for got, flags, seq, data, offset, end in self._messages():
+                    if seq != sequence:
+                        continue
+                    interrupted = interrupted or bool(flags & NLM_F_DUMP_INTR)
+                    if got == answer:
+                        rows.append(parse(data, offset, end))
+                    elif got in (NLMSG_DONE, NLMSG_ERROR):
+                        refused = _refusal(what, flags, data, offset, end)
+                        if refused is not None:
+                            raise refused
+                        done = True
+            if not interrupted:
+                return rows
+
+    # links
+
+    def link_set(
+        self,
+        index: int,
+        *,
+        up: bool | None = None,
+        promisc: bool | None = None,
+        allmulti: bool | None = None,
+        multicast: bool | None = None,
+        arp: bool | None = None,
+        mtu: int | None = None,
+        mac: bytes | None = None,
+        name: str | None = None,
+        alias: str | None = None,
+        carrier: bool | None = None,
+        group: int | None = None,
+        txqlen: int | None = None,
+        netns: Netns | None = None,
+    ) -> None:
+        """Change a device by index, in one message; None leaves a thing as it is, ``alias=""`` takes it away.
+
+        ``netns`` moves the device there. Raises ``KernelRefused``.
+        """
+        message = ifinfmsg()
+        message["index"] = index
+        flags = change = 0
+        for wanted, bit in (
+            (up, IFF_UP),
+            (promisc, IFF_PROMISC),
+            (allmulti, IFF_ALLMULTI),
+            (multicast, IFF_MULTICAST),
+            (None if arp is None else not arp, IFF_NOARP),
+        ):
+            if wanted is not None:
+                change |= bit
+                flags |= bit if wanted else 0
+        message["flags"], message["change"] = flags, change
+        attributes: list[tuple[str, Any]] = []
+        told = []
+        if name is not None:
+            attributes.append(("IFLA_IFNAME", check_name(name)))
+        for key, value in (("MTU", mtu), ("GROUP", group), ("TXQLEN", txqlen)):
+            if value is not None:
+                attributes.append((f"IFLA_{key}", value))
+                told.append(f"{key} {value}")
+        if mac is not None:
+            attributes.append(("IFLA_ADDRESS", mac.hex(":")))
+            told.append(f"MAC {mac.hex(':')}")
+        if alias:
+            attributes.append(("IFLA_IFALIAS", alias))
+        if carrier is not None:
+            attributes.append(("IFLA_CARRIER", int(carrier)))
+        if netns is not None:
+            attributes.append(("IFLA_NET_NS_FD", netns.fileno()))
+            told.append(f"move to {netns.name or 'another namespace'}")
+        message["attrs"] = attributes
+        extra = struct.pack("HH", 4, _IFLA_IFALIAS) if alias == "" else b""
+        if name is not None:
+            told.append(f"name {name}")
+        if change:
+            told.append(f"flags {flags:#x} of {change:#x}")
+        what = f"device {index} in {self.netns.name or 'this namespace'}: {', '.join(told) or 'change'}"
+        self._change(message, RTM_NEWLINK, 0, what, extra)
+
+    def link_get(self, which: int | str) -> Link:
+        """One device by index or name. Raises ``KernelRefused`` (ENODEV)."""
+        message = ifinfmsg()
+        if isinstance(which, int):
+            message["index"] = which
+        else:
+            message["attrs"] = [("IFLA_IFNAME", which)]
+        self._open().send(self._encode(message, RTM_GETLINK, 0))
+        for kind, flags, _, data, offset, end in self._messages():
+            if kind == RTM_NEWLINK:
+                return parse_link(data, offset, end)
+            refused = _refusal(f"device {which}", flags, data, offset, end)
+            if refused is not None:
+                raise refused
+        raise KernelRefused(errno.ENODEV, f"device {which}")
+
+    def links(self) -> list[Link]:
+        """All devices."""
+        return self._dump(ifinfmsg(), RTM_GETLINK, RTM_NEWLINK, parse_link, "the list of devices")
+
+    def link_del(self, index: int) -> None:
+        """Delete a device. Raises ``KernelRefused``."""
+        message = ifinfmsg()
+        message["index"] = index
+        self._change(message, RTM_DELLINK, 0, f"delete device {index}")
+
+    # addresses
+
+    def _address(self, index: int, address: str, broadcast: str | None, peer: str | None) -> Any:
+        interface = _interface(address)
+        message = ifaddrmsg()
+        v4 = interface.version == 4
+        message["family"] = socket.AF_INET if v4 else socket.AF_INET6
+        message["prefixlen"] = interface.network.prefixlen
+        message["index"] = index
+        attributes: list[tuple[str, Any]] = [
+            ("IFA_LOCAL", str(interface.ip)),
+            ("IFA_ADDRESS", peer or str(interface.ip)),
+        ]
+        if broadcast == "auto":
+            plain = v4 and peer is None and interface.network.prefixlen < 31
+            broadcast = str(interface.network.broadcast_address) if plain else None
+        if broadcast is not None:
+            attributes.append(("IFA_BROADCAST", broadcast))
+        message["attrs"] = attributes
+        return message
+
+    def addr_add(
+        self,
+        index: int,
+        address: str,
+        *,
+        broadcast: str | None = "auto",
+        peer: str | None = None,
+        dad: bool = False,
+    ) -> None:
+        """Put an address such as ``192.0.2.1/24`` on a device.
+
+        Without ``dad`` an IPv6 address is usable at once (no duplicate address
+        detection). Raises ``ValueError`` for no address, ``KernelRefused`` (EEXIST).
+        """
+        message = self._address(index, address, broadcast, peer)
+        if not dad and message["family"] == socket.AF_INET6:
+            message["flags"] = IFA_F_NODAD
+        self._change(message, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, f"address {address} on device {index}")
+
+    def addr_del(self, index: int, address: str, *, peer: str | None = None) -> None:
+        """Take an address off a device. Raises ``ValueError``, ``KernelRefused`` (EADDRNOTAVAIL)."""
+        message = self._address(index, address, None, peer)
+        self._change(message, RTM_DELADDR, 0, f"delete address {address} of device {index}")
+
+    def addrs(self, index: int | None = None) -> list[Addr]:
+        """All addresses, or those of one device."""
+        rows = self._dump(ifaddrmsg(), RTM_GETADDR, RTM_NEWADDR, parse_addr, "the list of addresses")
+        return [row for row in rows if index is None or row.index == index]
+
+    # routes
+
+    def _route(
+        self,
+        destination: str,
+        via: str | None,
+        index: int | None,
+        table: int,
+        priority: int | None,
+        kind: str,
+        scope: str | None,
+        src: str | None,
+    ) -> Any:
+        message = rtmsg()
+        v4 = ipaddress.ip_address(via or src or "0.0.0.0").version == 4
+        attributes: list[tuple[str, Any]] = []
+        if destination not in ("default", "default6"):
+            try:
+                network = ipaddress.ip_network(destination, strict=False)
+            except ValueError:
+                raise ValueError(
+                    f"{destination!r} is no destination; write 192.0.2.0/24 or 'default'"
+                ) from None
+            v4 = network.version == 4
+            message["dst_len"] = network.prefixlen
+            attributes.append(("RTA_DST", str(network.network_address)))
+        elif destination == "default6":
+            v4 = False
+        message["family"] = socket.AF_INET if v4 else socket.AF_INET6
+        message["table"] = table if table < 256 else 0
+        message["proto"] = _RTPROT_STATIC
+        message["type"] = RT_TYPES[kind]
+        if scope is None:
+            scope = (
+                "host"
+                if kind == "local"
+                else "link"
+                if via is None and v4 and kind == "unicast"
+                else "universe"
+            )
+        message["scope"] = RT_SCOPES[scope]
+        attributes.append(("RTA_TABLE", table))
+        for key, value in (("GATEWAY", via), ("OIF", index), ("PRIORITY", priority), ("PREFSRC", src)):
+            if value is not None:
+                attributes.append((f"RTA_{key}", value))
+        message["attrs"] = attributes
+        return message
+
+    def route_add(
+        self,
+        destination: str,
+        *,
+        via: str | None = None,
+        index: int | None = None,
+        table: int = RT_TABLE_MAIN,
+        priority: int | None = None,
+        kind: str = "unicast",
+        scope: str | None = None,
+        src: str | None = None,
+    ) -> None:
+        """Add a route; ``destination`` is a network or ``"default"`` (its family is that of ``via``).
+
+        Raises ``ValueError``, ``KernelRefused`` (EEXIST, ENETUNREACH).
+        """
+        message = self._route(destination, via, index, table, priority, kind, scope, src)
+        through = f" via {via}" if via else f" on device {index}"
+        self._change(
+            message,
+            RTM_NEWROUTE,
+            NLM_F_CREATE | NLM_F_EXCL,
+            f"route to {destination}{through}, table {table}",
+        )
+
+    def route_del(
+        self,
+        destination: str,
+        *,
+        via: str | None = None,
+        index: int | None = None,
+        table: int = RT_TABLE_MAIN,
+        priority: int | None = None,
+        kind: str = "unicast",
+        scope: str | None = None,
+        src: str | None = None,
+    ) -> None:
+        """Delete a route. Raises ``ValueError``, ``KernelRefused`` (ESRCH)."""
+        message = self._route(destination, via, index, table, priority, kind, scope or "nowhere", src)
+        message["proto"] = 0
+        self._change(message, RTM_DELROUTE, 0, f"delete route to {destination}, table {table}")
+
+    def routes(self, table: int | None = None, index: int | None = None) -> list[Route]:
+        """All routes of both families, or those of a table or through a device."""
+        rows: list[Route] = []
+        for family in (socket.AF_INET, socket.AF_INET6):
+            message = rtmsg()
+            message["family"] = family
+            rows += self._dump(message, RTM_GETROUTE, RTM_NEWROUTE, parse_route, "the list of routes")
+        return [r for r in rows if table in (None, r.table) and index in (None, r.oif)]
+
+    # rules and neighbours
+
+    def _rule(self, iif: str, table: int, family: int, priority: int | None) -> Any:
+        message = fibmsg()
+        message["family"] = family
+        message["table"] = table if table < 256 else 0
+        message["action"] = 1
+        message["attrs"] = [("FRA_IIFNAME", iif), ("FRA_TABLE", table)]
+        if priority is not None:
+            message["attrs"].append(("FRA_PRIORITY", priority))
+        return message
+
+    def rule_add(
+        self, iif: str, table: int, *, family: int = socket.AF_INET, priority: int | None = None
+    ) -> None:
+        """Route what arrives on the device ``iif`` by ``table``. Raises ``KernelRefused``."""
+        message = self._rule(iif, table, family, priority)
+        self._change(message, RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, f"rule iif {iif} table {table}")
+
+    def rule_del(
+        self, iif: str, table: int, *, family: int = socket.AF_INET, priority: int | None = None
+    ) -> None:
+        """Delete such a rule. Raises ``KernelRefused`` (ENOENT)."""
+        self._change(self._rule(iif, table, family, priority), RTM_DELRULE, 0, f"delete rule iif {iif}")
+
+    def rules(self, family: int = socket.AF_INET) -> list[Rule]:
+        """The routing policy of a family."""
+        message = fibmsg()
+        message["family"] = family
+        return self._dump(message, RTM_GETRULE, RTM_NEWRULE, _parse_rule, "the list of rules")
+
+    def neighbours(self, index: int | None = None) -> list[Neighbour]:
+        """The neighbour table (ARP and IPv6), or that of one device."""
+        rows: list[Neighbour] = []
+        for family in (socket.AF_INET, socket.AF_INET6):
+            message = ndmsg()
+            message["family"] = family
+            rows += self._dump(
+                message, RTM_GETNEIGH, RTM_NEWNEIGH, _parse_neighbour, "the list of neighbours"
+            )
+        return [row for row in rows if index in (None, row.index)]
+
+    def maddrs(self) -> list[Maddr]:
+        """Every membership of every device: link level, IPv4, IPv6 (from ``/proc/net`` of the namespace)."""
+        with self.netns.entered():
+            return [*_read_dev_mcast(), *_read_igmp(), *_read_igmp6()]
+
+
+def _proc_net(name: str) -> list[str]:
+    try:
+        with open(f"/proc/thread-self/net/{name}") as file:
+            return file.read().splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def _read_dev_mcast() -> list[Maddr]:
+    rows = (line.split() for line in _proc_net("dev_mcast"))
+    return [Maddr(int(row[0]), socket.AF_PACKET, bytes.fromhex(row[4]).hex(":")) for row in rows]
+
+
+def _read_igmp() -> list[Maddr]:
+    rows, index = [], 0
+    for line in _proc_net("igmp")[1:]:
+        if not line[0].isspace():
+            index = int(line.split()[0])
+        else:
+            packed = struct.pack("=I", int(line.split()[0], 16))
+            rows.append(Maddr(index, socket.AF_INET, socket.inet_ntop(socket.AF_INET, packed)))
+    return rows
+
+
+def _read_igmp6() -> list[Maddr]:
+    rows = (line.split() for line in _proc_net("igmp6"))
+    return [
+        Maddr(int(row[0]), socket.AF_INET6, socket.inet_ntop(socket.AF_INET6, bytes.fromhex(row[2])))
+        for row in rows
+    ]
+
+
+def _refusal(what: str, flags: int, data: bytes, offset: int, end: int) -> KernelRefused | None:
+    """Read ``struct nlmsgerr`` (or the end of a dump); None for success."""
+    if end - offset < 4:
+        return None
+    code = -struct.unpack_from("i", data, offset)[0]
+    if code == 0:
+        return None
+    words = None
+    if flags & NLM_F_ACK_TLVS and end - offset >= 20:
+        length = struct.unpack_from("I", data, offset + 4)[0]
+        start = offset + 20 if flags & NLM_F_CAPPED else offset + 4 + ((length + 3) & ~3)
+        words = _text(_attributes(data, start, end).get(_NLMSGERR_ATTR_MSG))
+    return KernelRefused(code, what, words)
+
+
+def sysctl(netns: Netns, name: str, value: int | str | None = None) -> str:
+    """Read ``net.ipv6.conf.em0.accept_dad`` or the like in a namespace, after setting it to ``value`` if given.
+
+    A part that holds dots itself is written with '/' between all parts. Raises
+    ``KernelRefused``; ``ValueError`` for what is no setting below ``net``.
+    """
+    parts = name.split("/") if "/" in name else name.split(".")
+    if parts[0] != "net" or any(part in ("", ".", "..") for part in parts):
+        raise ValueError(f"{name!r} is no setting of a network namespace; those begin with 'net.'")
+    path = "/proc/sys/" + "/".join(parts)
+    with netns.entered():
+        try:
+            if value is not None:
+                with open(path, "w") as file:
+                    file.write(str(value))
+            with open(path) as file:
+                return file.read().strip()
+        except OSError as error:
+            raise KernelRefused(
+                error.errno or 0, f"sysctl {name} in {netns.name or 'this namespace'}"
+            ) from error

@@ -1,0 +1,223 @@
+"""Programs inside hosts, which die with the lab whatever happens to it.
+
+One helper, the keeper, is the first process of a pid namespace of the lab's own.
+It waits on a pipe that only the lab holds the other end of. When the lab ends,
+or is killed, the pipe closes; the keeper removes the files it was told of and
+exits, and with the first process the kernel kills every other in that
+namespace.
+
+All programs are started from one long-lived thread, which is inside the
+namespaces of the host at that moment. A host has its own network, mount (for
+``/sys`` and ``/proc``) and UTS (for its name) namespace. No Python code runs in a
+child: only the interpreter's own fork and exec.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import Missing
+from .netns import Netns
+from .syscalls import (
+    CLONE_NEWNET,
+    CLONE_NEWNS,
+    CLONE_NEWPID,
+    CLONE_NEWUTS,
+    MS_PRIVATE,
+    MS_REC,
+    mount,
+    sethostname,
+    setns,
+    unshare,
+)
+
+__all__ = ["Keeper"]
+
+_KEEPER = """
+import os, signal, sys
+for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+while os.read(0, 512):
+    pass
+for path in sys.argv[1:]:
+    for folder, folders, files in os.walk(path, topdown=False):
+        for name in files:
+            try: os.unlink(os.path.join(folder, name))
+            except OSError: pass
+        try: os.rmdir(folder)
+        except OSError: pass
+"""
+
+
+@dataclass(slots=True)
+class _Places:
+    """The mount and UTS namespaces of one host, as file descriptors."""
+
+    mnt: int
+    uts: int
+
+
+class Keeper:
+    """Starts programs in hosts, and ends them with the lab. ``paths`` are removed when the lab is gone."""
+
+    def __init__(self, paths: Sequence[str] = ()) -> None:
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._places: dict[int, _Places] = {}
+        self._own_ns = -1
+        self._pid_ns = -1
+        self._base_mnt = -1
+        self._closed = False
+        self._children: list[subprocess.Popen[Any]] = []
+        read_end, self._pipe = os.pipe2(os.O_CLOEXEC)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread = threading.Thread(target=self._run, name="iflab-keeper", daemon=True)
+        self._thread.start()
+        try:
+            self._do(lambda: self._start(read_end, list(paths)))
+        except BaseException:
+            os.close(self._pipe)
+            self._jobs.put(None)
+            raise
+        finally:
+            os.close(read_end)
+
+    @property
+    def pid(self) -> int:
+        """The keeper's process."""
+        assert self._process is not None
+        return self._process.pid
+
+    # the thread
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+
+    def _do(self, fn: Callable[[], Any]) -> Any:
+        """Run ``fn`` on the keeper's thread and return what it returns, or raise what it raises."""
+        done = threading.Event()
+        outcome: list[Any] = [None, None]
+
+        def job() -> None:
+            try:
+                outcome[0] = fn()
+            except BaseException as error:
+                outcome[1] = error
+            finally:
+                done.set()
+
+        self._jobs.put(job)
+        done.wait()
+        if outcome[1] is not None:
+            raise outcome[1]
+        return outcome[0]
+
+    def _start(self, read_end: int, paths: list[str]) -> None:
+        # Kept open because /proc will show the inner processes only, and this thread is not one of them.
+        self._own_ns = os.open("/proc/thread-self/ns", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            unshare(CLONE_NEWPID)
+        except OSError as error:
+            raise Missing(f"a pid namespace is not to be had ({error.strerror}); run as root") from error
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _KEEPER, *paths],
+            stdin=read_end,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,
+        )
+        self._pid_ns = os.open(f"/proc/{self._process.pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+
+    def _open_own(self, kind: str) -> int:
+        return os.open(kind, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._own_ns)
+
+    def _make_base(self) -> None:
+        """Make the mount namespace that the hosts' are copied from, with a /proc of the lab's processes."""
+        unshare(CLONE_NEWNS)
+        mount("none", "/", None, MS_REC | MS_PRIVATE)
+        # proc shows the pid namespace of who mounts it, so an inner process has to.
+        subprocess.run(
+            ["mount", "-t", "proc", "proc", "/proc"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,  # where it is refused, programs see the machine's processes as well
+        )
+        self._base_mnt = self._open_own("mnt")
+
+    def _enter(self, netns: Netns, hostname: str) -> _Places:
+        """Put this thread into the host's namespaces, making mount and UTS ones at the first time."""
+        places = self._places.get(netns.inode)
+        if places is None:
+            if self._base_mnt < 0:
+                self._make_base()
+            setns(self._base_mnt, CLONE_NEWNS)
+            unshare(CLONE_NEWNS | CLONE_NEWUTS)
+            setns(netns.fileno(), CLONE_NEWNET)
+            with contextlib.suppress(OSError):
+                mount("sysfs", "/sys", "sysfs")
+            sethostname(hostname)
+            places = self._places[netns.inode] = _Places(self._open_own("mnt"), self._open_own("uts"))
+        else:
+            setns(places.mnt, CLONE_NEWNS)
+            setns(places.uts, CLONE_NEWUTS)
+            setns(netns.fileno(), CLONE_NEWNET)
+        return places
+
+    # what the lab calls
+
+    def spawn(
+        self, netns: Netns, argv: Sequence[str], *, hostname: str = "host", **popen: Any
+    ) -> subprocess.Popen[Any]:
+        """Start a program in the host whose network is ``netns``.
+
+        ``popen`` goes to ``subprocess.Popen``; the working directory is the
+        caller's unless ``cwd`` says otherwise. Raises as ``Popen`` does.
+        """
+        if self._closed:
+            raise ValueError("the lab is closed; no program can be started in it")
+        popen.setdefault("cwd", os.getcwd())
+        popen.setdefault("start_new_session", True)
+
+        def start() -> subprocess.Popen[Any]:
+            self._enter(netns, hostname)
+            self._children = [child for child in self._children if child.poll() is None]
+            child = subprocess.Popen(list(argv), **popen)
+            self._children.append(child)
+            return child
+
+        process: subprocess.Popen[Any] = self._do(start)
+        return process
+
+    def namespaces(self, netns: Netns, hostname: str = "host") -> dict[str, int]:
+        """File descriptors of the host's namespaces by kind, for another process to join; they stay the keeper's."""
+        places: _Places = self._do(lambda: self._enter(netns, hostname))
+        return {"pid": self._pid_ns, "mnt": places.mnt, "uts": places.uts, "net": netns.fileno()}
+
+    def close(self) -> None:
+        """End every program, remove the paths, and wait until all is gone."""
+        if self._closed:
+            return
+        self._closed = True
+        os.close(self._pipe)
+        # The kernel lets the first process of a pid namespace go only when its killed ones are reaped.
+        for child in self._children:
+            child.wait()
+        if self._process is not None:
+            self._process.wait()
+        self._jobs.put(None)
+        self._thread.join()
+        fds = [self._own_ns, self._pid_ns, self._base_mnt]
+        fds += [fd for places in self._places.values() for fd in (places.mnt, places.uts)]
+        self._places.clear()
+        for fd in fds:
+            if fd >= 0:
+                os.close(fd)

@@ -1,0 +1,91 @@
+"""System calls that Python 3.11 does not have: namespaces and mounts, of the calling thread."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+__all__ = [
+    "CLONE_NEWNET",
+    "CLONE_NEWNS",
+    "CLONE_NEWPID",
+    "CLONE_NEWUSER",
+    "CLONE_NEWUTS",
+    "MS_PRIVATE",
+    "MS_REC",
+    "mount",
+    "sethostname",
+    "setns",
+    "timerfd_create",
+    "timerfd_settime",
+    "unshare",
+]
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+
+MS_REC = 1 << 14
+MS_PRIVATE = 1 << 18
+
+_CLOCK_MONOTONIC = 1
+_TFD_TIMER_ABSTIME = 1
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, what: str) -> int:
+    if result == -1:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{what}: {os.strerror(code)}")
+    return result
+
+
+def unshare(flags: int) -> None:
+    """Give the calling thread namespaces of its own (unshare(2)). Raises ``OSError``."""
+    _check(_libc.unshare(flags), "unshare")
+
+
+def setns(fd: int, kind: int) -> None:
+    """Put the calling thread into the namespace that ``fd`` refers to (setns(2)). Raises ``OSError``."""
+    _check(_libc.setns(fd, kind), "setns")
+
+
+def mount(source: str, target: str, kind: str | None, flags: int = 0) -> None:
+    """Mount ``source`` on ``target`` (mount(2)). Raises ``OSError``."""
+    _check(
+        _libc.mount(
+            source.encode(), target.encode(), kind.encode() if kind else None, ctypes.c_ulong(flags), None
+        ),
+        f"mount {target}",
+    )
+
+
+def sethostname(name: str) -> None:
+    """Set the host name of the calling thread's UTS namespace, at most 64 octets. Raises ``OSError``."""
+    octets = name.encode()[:64]
+    _check(_libc.sethostname(octets, len(octets)), "sethostname")
+
+
+class _Timespec(ctypes.Structure):
+    _fields_ = (("tv_sec", ctypes.c_long), ("tv_nsec", ctypes.c_long))
+
+
+class _Itimerspec(ctypes.Structure):
+    _fields_ = (("it_interval", _Timespec), ("it_value", _Timespec))
+
+
+def timerfd_create() -> int:
+    """Make a timer file descriptor on the monotonic clock (timerfd_create(2)); Python has it from 3.13 on."""
+    return _check(_libc.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC), "timerfd_create")
+
+
+def timerfd_settime(fd: int, deadline: float | None) -> None:
+    """Let ``fd`` become readable at ``deadline`` (seconds, ``time.monotonic``); None disarms it."""
+    spec = _Itimerspec()
+    if deadline is not None:
+        nanoseconds = max(1, round(deadline * 1e9))  # 0 would disarm it
+        spec.it_value.tv_sec, spec.it_value.tv_nsec = divmod(nanoseconds, 1_000_000_000)
+    _check(_libc.timerfd_settime(fd, _TFD_TIMER_ABSTIME, ctypes.byref(spec), None), "timerfd_settime")

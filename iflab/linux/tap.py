@@ -1,0 +1,143 @@
+"""TAP devices: an Ethernet NIC of the kernel whose cable is a file descriptor.
+
+What the kernel sends on the device is read from the fd, what is written to the
+fd the kernel receives: whole Ethernet frames, each behind ``VNET_HDR_LEN``
+octets of ``struct virtio_net_hdr``. A TAP is not persistent: it goes with its
+fd. See Documentation/networking/tuntap.rst of the kernel.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import struct
+
+from .errors import KernelRefused, Missing, check_name
+from .netns import Netns
+
+__all__ = [
+    "TUN_F_CSUM",
+    "TUN_F_TSO4",
+    "TUN_F_TSO6",
+    "TUN_F_TSO_ECN",
+    "TUN_F_USO4",
+    "TUN_F_USO6",
+    "VNET_HDR_LEN",
+    "Tap",
+    "tun_path",
+]
+
+VNET_HDR_LEN = 10
+
+TUN_F_CSUM = 0x01
+TUN_F_TSO4 = 0x02
+TUN_F_TSO6 = 0x04
+TUN_F_TSO_ECN = 0x08
+TUN_F_USO4 = 0x20
+TUN_F_USO6 = 0x40
+
+_IFF_TAP = 0x0002
+_IFF_NO_CARRIER = 0x0040  # Linux 6.2; older kernels pass it over
+_IFF_NO_PI = 0x1000
+_IFF_VNET_HDR = 0x4000
+_TUNSETIFF = 0x400454CA
+_TUNSETOFFLOAD = 0x400454D0
+_TUNSETSNDBUF = 0x400454D4
+_TUNSETCARRIER = 0x400454E2
+_SIOCSIFHWADDR = 0x8924
+_ARPHRD_ETHER = 1
+
+
+def tun_path() -> str:
+    """The clone device: ``/dev/net/tun``, or what the environment variable ``IFLAB_TUN`` names."""
+    return os.environ.get("IFLAB_TUN", "/dev/net/tun")
+
+
+class Tap:
+    """One TAP device and its file descriptor, which is non-blocking."""
+
+    def __init__(self, fd: int, name: str, ifindex: int) -> None:
+        self.fd = fd
+        self.name = name
+        self.ifindex = ifindex
+
+    @classmethod
+    def create(cls, netns: Netns, name: str, *, mac: bytes | None = None) -> Tap:
+        """Make the device ``name`` inside ``netns``, down and without carrier.
+
+        Raises ``InvalidName``; ``Missing`` without ``/dev/net/tun``; ``KernelRefused``
+        with EEXIST when the name is taken there, and as the kernel says.
+        """
+        check_name(name)
+        with netns.entered():  # the device is born where its fd is opened
+            try:
+                fd = os.open(tun_path(), os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            except OSError as error:
+                raise Missing(_no_tun(error)) from error
+            try:
+                flags = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR | _IFF_NO_CARRIER
+                try:
+                    fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", os.fsencode(name), flags))
+                except OSError as error:
+                    taken = name in (entry for _, entry in socket.if_nameindex())
+                    code = errno.EEXIST if taken else error.errno or 0
+                    raise KernelRefused(
+                        code,
+                        f"a TAP {name!r} in {netns.name or 'this namespace'}",
+                        "the name is taken" * taken,
+                    ) from error
+                tap = cls(fd, name, socket.if_nametoindex(name))
+                tap.set_carrier(False)
+                if mac is not None:
+                    tap.set_mac(mac)
+            except BaseException:
+                os.close(fd)
+                raise
+        return tap
+
+    def fileno(self) -> int:
+        """The file descriptor."""
+        return self.fd
+
+    def _ioctl(self, request: int, argument: int | bytes, what: str) -> None:
+        try:
+            fcntl.ioctl(self.fd, request, argument)
+        except OSError as error:
+            raise KernelRefused(error.errno or 0, f"{self.name}: {what}") from error
+
+    def set_carrier(self, up: bool) -> None:
+        """Let the kernel see a link or none. Raises ``KernelRefused``."""
+        self._ioctl(_TUNSETCARRIER, struct.pack("i", up), "carrier " + ("on" if up else "off"))
+
+    def set_mac(self, mac: bytes) -> None:
+        """Give the device the MAC of 6 octets. Raises ``KernelRefused`` (EADDRNOTAVAIL for a group address)."""
+        request = struct.pack("16sH6s16x", b"", _ARPHRD_ETHER, mac)
+        self._ioctl(_SIOCSIFHWADDR, request, f"MAC {mac.hex(':')}")
+
+    def set_offload(self, flags: int) -> None:
+        """Say which unfinished work (``TUN_F_*``) may come out of the fd; 0: none. Raises ``KernelRefused``."""
+        self._ioctl(_TUNSETOFFLOAD, flags, f"offload {flags:#x}")
+
+    def set_sndbuf(self, octets: int) -> None:
+        """Bound what writing to the fd may queue in the kernel."""
+        self._ioctl(_TUNSETSNDBUF, struct.pack("i", octets), f"send buffer of {octets}")
+
+    def close(self) -> None:
+        """Close the fd; the device goes with it. Waits some 20 ms for the kernel."""
+        if self.fd >= 0:
+            fd, self.fd = self.fd, -1
+            os.close(fd)
+
+    def __repr__(self) -> str:
+        return f"<Tap {self.name} ifindex={self.ifindex}>"
+
+
+def _no_tun(error: OSError) -> str:
+    path = tun_path()
+    if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+        return f"{path} is not there; load the module with 'modprobe tun' as root"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"{path} may not be opened by this user; as root: 'chmod 666 {path}', or add the user to its group"
+    return f"{path} cannot be opened: {error.strerror}"

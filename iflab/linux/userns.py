@@ -1,0 +1,89 @@
+"""Privileges: having them, or getting them in a user namespace.
+
+An ordinary user may make a user namespace, is root in it, and can then make
+network namespaces and devices that nobody else sees. The process must do that
+before it starts a second thread.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from .errors import Missing
+from .syscalls import CLONE_NEWUSER, unshare
+
+__all__ = [
+    "CAP_NET_ADMIN",
+    "CAP_SYS_ADMIN",
+    "ensure_privileges",
+    "have_cap",
+    "in_user_namespace",
+    "thread_count",
+]
+
+CAP_NET_ADMIN = 12
+CAP_SYS_ADMIN = 21
+
+
+def have_cap(cap: int) -> bool:
+    """True when the calling thread holds the capability in its user namespace."""
+    with open("/proc/thread-self/status") as file:
+        for line in file:
+            if line.startswith("CapEff:"):
+                return bool(int(line.split()[1], 16) >> cap & 1)
+    return False
+
+
+def in_user_namespace() -> bool:
+    """True when the process is not in the machine's first user namespace."""
+    with open("/proc/self/uid_map") as file:
+        return file.read().split() != ["0", "0", "4294967295"]
+
+
+def thread_count() -> int:
+    """Threads of this process, those that Python does not know of included."""
+    return len(os.listdir("/proc/self/task"))
+
+
+def ensure_privileges() -> None:
+    """Hold the privileges to make namespaces and devices, entering a user namespace if need be.
+
+    Raises ``Missing`` with the remedy: threads run already, or user namespaces
+    are switched off.
+    """
+    if have_cap(CAP_NET_ADMIN) and have_cap(CAP_SYS_ADMIN):
+        return
+    if thread_count() > 1:
+        names = ", ".join(thread.name for thread in threading.enumerate())
+        raise Missing(
+            "a lab without root enters a user namespace, which Linux refuses to a process with threads "
+            f"({names}); call iflab.linux.ensure_privileges() first thing in the program, or run it under 'unshare -Ur'"
+        )
+    uid, gid = os.geteuid(), os.getegid()
+    try:
+        unshare(CLONE_NEWUSER)
+    except OSError as error:
+        raise Missing(f"user namespaces are not to be had ({error.strerror}); {_remedy()}") from error
+    for path, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
+        with open(f"/proc/self/{path}", "w") as file:
+            file.write(text)
+
+
+def _remedy() -> str:
+    for path, bad, fix in (
+        ("kernel/unprivileged_userns_clone", "0", "sysctl -w kernel.unprivileged_userns_clone=1"),
+        (
+            "kernel/apparmor_restrict_unprivileged_userns",
+            "1",
+            "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
+        ),
+        ("user/max_user_namespaces", "0", "sysctl -w user.max_user_namespaces=10000"),
+    ):
+        try:
+            with open(f"/proc/sys/{path}") as file:
+                if file.read().strip() == bad:
+                    return f"as root: {fix}"
+        except OSError:
+            continue
+    return "run as root"
