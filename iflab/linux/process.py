@@ -54,6 +54,8 @@ for path in sys.argv[1:]:
             except OSError: pass
         try: os.rmdir(folder)
         except OSError: pass
+    try: os.rmdir(os.path.dirname(path))
+    except OSError: pass
 """
 
 

@@ -1,0 +1,261 @@
+"""The door for other terminals: a UNIX socket per lab.
+
+It lies in a directory that only its owner may enter, and goes with the lab. Who
+connects is asked of the kernel (``SO_PEERCRED``): the owner and root hold every
+privilege of the interface layer, anyone else none, not even to look.
+
+A request is one line of JSON, and so is the answer; ``exec`` also hands over the
+file descriptors of the host's namespaces, so that the program runs on the
+caller's own terminal::
+
+    {"do": "hello"}                   -> {"ok": true, "name": ..., "hosts": ...}
+    {"do": "exec", "host": "alice"}   -> {"ok": true, "namespaces": [...]} and the descriptors
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import glob
+import json
+import os
+import re
+import socket
+import stat
+import struct
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from iflab.linux import in_user_namespace
+from iflab.net import LinkState
+from iflab.net.priv import allow_all, allow_none
+
+if TYPE_CHECKING:
+    from .lab import Lab
+
+__all__ = ["Client", "ControlServer", "NoSuchLab", "find_labs", "make_private_directory"]
+
+SOCKET_NAME = "control"
+_TIMEOUT = 5.0
+_MOST_CLIENTS = 32
+_LONGEST = 1 << 16
+_OVERFLOW_UID = 65534
+
+
+class NoSuchLab(LookupError):
+    """No running lab has that name; the text lists those that there are."""
+
+
+def _owner() -> int:
+    """The uid that the machine knows this process by, also from inside a user namespace."""
+    with open("/proc/self/uid_map") as file:
+        inside, outside, _ = (int(word) for word in file.readline().split())
+    return os.geteuid() - inside + outside
+
+
+def _base_directories(uid: int) -> list[str]:
+    if uid == 0:
+        return ["/run/iflab", "/tmp/iflab-0"]
+    return [f"/run/user/{uid}/iflab", f"/tmp/iflab-{uid}"]
+
+
+def make_private_directory(name: str) -> str:
+    """Make the directory for a lab's socket, mode 0700, and return its path.
+
+    Raises ``PermissionError`` when the place is somebody else's.
+    """
+    uid = _owner()
+    base = next(path for path in _base_directories(uid) if os.access(os.path.dirname(path), os.W_OK))
+    path = os.path.join(base, f"{name}.{os.getpid()}")
+    while True:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(base, 0o700)
+        try:
+            found = os.lstat(base)
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+                raise PermissionError(f"{base} is not a private directory of this user; remove it")
+            os.mkdir(path, 0o700)
+        except FileNotFoundError:
+            continue  # the last lab just took the directory with it
+        return path
+
+
+def _peer(connection: socket.socket) -> tuple[int, int]:
+    pid, uid, _ = struct.unpack(
+        "3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    )
+    return pid, uid
+
+
+class ControlServer:
+    """Answers on a lab's socket, one thread a client and not too many of them."""
+
+    def __init__(self, lab: Lab, directory: str) -> None:
+        self.lab = lab
+        self.path = os.path.join(directory, SOCKET_NAME)
+        self._slots = threading.BoundedSemaphore(_MOST_CLIENTS)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self._listener.bind(self.path)
+        os.chmod(self.path, 0o600)
+        self._listener.listen(_MOST_CLIENTS)
+        self._thread = threading.Thread(target=self._run, name=f"{lab.name}-control", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            if not self._slots.acquire(blocking=False):
+                connection.close()
+                continue
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            with connection, contextlib.suppress(OSError):
+                connection.settimeout(_TIMEOUT)
+                holds = allow_all if self._may(_peer(connection)[1]) else allow_none
+                if holds is allow_none:
+                    _send(connection, {"ok": False, "error": "this lab belongs to another user"})
+                    return
+                line = _read_line(connection)
+                try:
+                    request = json.loads(line)
+                    answer, fds = self._answer(request)
+                except (ValueError, KeyError, TypeError, OSError) as error:
+                    answer, fds = {"ok": False, "error": str(error) or type(error).__name__}, []
+                _send(connection, answer, fds)
+        finally:
+            self._slots.release()
+
+    @staticmethod
+    def _may(uid: int) -> bool:
+        if uid in (0, os.geteuid()):
+            return True
+        # From inside a user namespace root outside looks like nobody; only root gets past the directory's mode.
+        return uid == _OVERFLOW_UID and in_user_namespace()
+
+    def _answer(self, request: Any) -> tuple[dict[str, Any], list[int]]:
+        if not isinstance(request, dict):
+            raise ValueError("a request is a JSON object")
+        verb = request.get("do")
+        if verb == "hello":
+            return {"ok": True, **self.describe()}, []
+        if verb == "exec":
+            host = self.lab.hosts.get(str(request.get("host")))
+            if host is None:
+                there = ", ".join(self.lab.hosts) or "none"
+                raise ValueError(
+                    f"{self.lab.name} has no host {request.get('host')!r}; its hosts are {there}"
+                )
+            fds = self.lab.keeper.namespaces(host.netns, host.name)
+            if in_user_namespace():
+                user = os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+                return {"ok": True, "namespaces": ["user", *fds]}, [user, *fds.values()]
+            return {"ok": True, "namespaces": list(fds)}, list(fds.values())
+        raise ValueError(f"the lab cannot do {verb!r}; it can do hello and exec")
+
+    def describe(self) -> dict[str, Any]:
+        """The lab at this moment, for ``iflab ps``."""
+        lab = self.lab
+        with lab.lock:
+            hosts = {
+                name: {
+                    ifp.if_xname: {
+                        "mac": ifp.lladdr.hex(":"),
+                        "link": LinkState(ifp.if_link_state).name.lower(),
+                        "mtu": ifp.if_mtu,
+                        "addresses": [str(a.ifa_addr) for a in ifp.if_addrhead][1:],
+                    }
+                    for ifp in host.vnet.ifnets()
+                }
+                for name, host in lab.hosts.items()
+            }
+            wires = {name: [port.name for port in wire.ends] for name, wire in lab.wires.items()}
+        return {"name": lab.name, "pid": os.getpid(), "started": lab.started, "hosts": hosts, "wires": wires}
+
+    def close(self) -> None:
+        """Answer nobody any more, and take the socket away."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
+
+
+def _read_line(connection: socket.socket) -> bytes:
+    line = b""
+    while not line.endswith(b"\n") and len(line) < _LONGEST:
+        part = connection.recv(4096)
+        if not part:
+            break
+        line += part
+    return line
+
+
+def _send(connection: socket.socket, answer: dict[str, Any], fds: list[int] | None = None) -> None:
+    data = json.dumps(answer).encode() + b"\n"
+    if fds:
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
+        sent = connection.sendmsg([data], rights)
+        connection.sendall(data[sent:])
+    else:
+        connection.sendall(data)
+
+
+class Client:
+    """A caller's side of a lab's socket. Raises ``NoSuchLab``, ``PermissionError``, ``ValueError``."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def ask(self, **request: Any) -> tuple[dict[str, Any], list[int]]:
+        """Send one request; return the answer and the file descriptors that came with it, the caller's to close."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
+            connection.settimeout(_TIMEOUT)
+            connection.connect(self.path)
+            connection.sendall(json.dumps(request).encode() + b"\n")
+            data, fds = b"", []
+            while not data.endswith(b"\n"):
+                part, ancillary, _, _ = connection.recvmsg(1 << 16, socket.CMSG_SPACE(64))
+                for level, kind, value in ancillary:
+                    if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                        fds += array.array("i", value[: len(value) // 4 * 4]).tolist()
+                if not part:
+                    break
+                data += part
+        answer: dict[str, Any] = json.loads(data or b'{"ok": false, "error": "the lab did not answer"}')
+        if not answer["ok"]:
+            raise ValueError(answer["error"])
+        return answer, fds
+
+
+def _sockets() -> Iterator[str]:
+    uid = _owner()
+    bases = _base_directories(uid)
+    if uid == 0:
+        bases += sorted(glob.glob("/run/user/*/iflab") + glob.glob("/tmp/iflab-*"))
+    for base in dict.fromkeys(bases):
+        yield from sorted(glob.glob(os.path.join(base, "*", SOCKET_NAME)))
+
+
+def find_labs(name: str | None = None) -> list[tuple[dict[str, Any], Client]]:
+    """All running labs that the caller may see, or those called ``name``: what each says of itself, and its client.
+
+    With a name, raises ``NoSuchLab`` when there is none.
+    """
+    found = []
+    for path in _sockets():
+        client = Client(path)
+        with contextlib.suppress(OSError, ValueError):
+            found.append((client.ask(do="hello")[0], client))
+    if name is None:
+        return found
+    matching = [row for row in found if row[0]["name"] == name or re.fullmatch(rf"{row[0]['pid']}", name)]
+    if not matching:
+        names = ", ".join(str(row[0]["name"]) for row in found) or "none"
+        raise NoSuchLab(f"no running lab is called {name!r}; running: {names}")
+    return matching

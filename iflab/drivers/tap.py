@@ -1,0 +1,379 @@
+"""The NIC: an ifnet whose host is a network namespace of Linux, over a TAP device.
+
+::
+
+      Linux            netdev em0 (TAP)
+         |  frames through the fd  ^
+         v                         |
+      if_transmit              if_input
+         v                         ^
+      if_snd -> if_start       hardware filter
+         v                         |
+      end.send  -------- wire ---- receive
+
+What the ifnet says is put into force here: flags, MTU, MAC, promiscuous and
+all-multicast mode and the multicast list go to the netdev, and make the filter.
+The link is there when a wire with somebody at its other end is plugged in.
+
+What others change about the netdev comes in through ``iflab/stack.py``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from iflab.linux import Netns, Tap
+from iflab.net import (
+    IFCAP,
+    IFF,
+    IFT,
+    PKTHDR,
+    AddressFamily,
+    Driver,
+    Ifnet,
+    LinkState,
+    Mbuf,
+    Sockaddr,
+    SockaddrDl,
+    Vnet,
+    ether_ifattach,
+    ether_resolvemulti,
+)
+from iflab.wire import End
+
+__all__ = ["Loop", "TapNic"]
+
+READ_SIZE = 65536 + 32
+"""Octets of the longest thing that a TAP hands out: a super-frame with its header."""
+
+BUDGET = 64
+"""Frames taken from one TAP before the others have their turn."""
+
+BROADCAST = b"\xff" * 6
+
+# Linux's numbers for the flags that both sides have.
+_LINUX_UP, _LINUX_NOARP, _LINUX_PROMISC, _LINUX_ALLMULTI = 0x1, 0x80, 0x100, 0x200
+_SIOCADDMULTI, _SIOCDELMULTI = 0x8931, 0x8932
+
+
+class Loop(Protocol):
+    """What a NIC needs of the engine."""
+
+    def add_reader(self, fd: int, fn: Callable[[], None]) -> None:
+        """Call ``fn``, with the lab's lock held, whenever ``fd`` is readable."""
+
+    def remove_reader(self, fd: int) -> None:
+        """Stop that."""
+
+
+class TapNic(Driver):
+    """An Ethernet NIC. One object is one NIC; ``attach`` makes device and ifnet.
+
+    It is its wire's ``Port``: ``send`` puts a frame on the wire, ``receive`` takes
+    one off it. All functions run with the lab's lock held.
+
+    ``filtered`` counts frames that the hardware filter kept from the host.
+    """
+
+    def __init__(self) -> None:
+        self.name = "unattached NIC"
+        self.end: End | None = None
+        self.filtered = 0
+        self.closer: Callable[[Tap], None] = Tap.close
+        """How the device is closed; a lab closes many at once, because each takes 20 ms."""
+        self.on_group_miss: Callable[[Ifnet], bool] | None = None
+        """Asked when a multicast frame misses the filter: were there groups we did not know of?"""
+        self.on_groups: Callable[[Ifnet], None] | None = None
+        """Told when the ifnet's multicast list changed."""
+        self.netdev_flags = 0
+        """The netdev's flags (Linux's bits) as last set or seen."""
+        self.netdev_mtu = 0
+        self.kernel_promisc = False
+        """One reference of ``if_pcount`` is held for a program of the host that sniffs."""
+        self.kernel_allmulti = False
+        """The same of ``if_amcount``, for programs or for whoever set the flag from the Linux side."""
+        self.ifp: Ifnet
+        self.tap: Tap
+        self.netns: Netns
+        self._loop: Loop
+        self._mac = b""
+        self._groups: set[bytes] = set()
+        self._accepts_all = False
+        self._accepts_groups = False
+        self._running = False
+        self._pushed: set[bytes] = set()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+    # coming and going
+
+    def attach(self, vnet: Vnet, netns: Netns, loop: Loop, name: str, mac: bytes, mtu: int = 1500) -> Ifnet:
+        """Make the device ``name`` in ``netns`` and its ifnet in ``vnet``; return the ifnet, down.
+
+        Raises as ``Tap.create`` and ``if_attach`` do; nothing is left behind then.
+        """
+        tap = Tap.create(netns, name, mac=mac)
+        try:
+            ifp = vnet.if_alloc(IFT.ETHER)
+        except BaseException:
+            tap.close()
+            raise
+        self.tap, self.netns, self._loop, self.ifp, self._mac = tap, netns, loop, ifp, mac
+        stem = name.rstrip("0123456789")
+        if stem and stem != name and str(int(name[len(stem) :])) == name[len(stem) :]:
+            ifp.if_initname(stem, int(name[len(stem) :]))
+        else:
+            ifp.if_initname(name)
+        self.name = f"{vnet.name}:{name}"
+        ifp.if_flags = IFF.BROADCAST | IFF.SIMPLEX | IFF.MULTICAST
+        ifp.if_mtu = self.netdev_mtu = 1500
+        ifp.if_capabilities = ifp.if_capenable = IFCAP.VLAN_MTU | IFCAP.JUMBO_MTU | IFCAP.LINKSTATE
+        ifp.if_link_state = LinkState.DOWN
+        ifp.if_baudrate = 10_000_000_000
+        ifp.if_driver = self
+        ifp.if_softc = self
+        try:
+            if mtu != 1500:
+                self._set_mtu(ifp, mtu)
+            ether_ifattach(ifp, mac)
+        except BaseException:
+            ifp.if_free()
+            tap.close()
+            raise
+        self._program()
+        loop.add_reader(tap.fd, self._readable)
+        return ifp
+
+    def if_detached(self, ifp: Ifnet) -> None:
+        """The interface is gone: pull the plug and close the device."""
+        if self.end is not None:
+            self.end.wire.unplug(self)
+        if self.tap.fd >= 0:
+            self._loop.remove_reader(self.tap.fd)
+            self.closer(self.tap)
+        self._running = False
+
+    def if_reassign(self, ifp: Ifnet, new_vnet: Vnet) -> None:
+        """Move the device into the namespace of ``new_vnet``; fd, wire and MAC stay."""
+        netns = getattr(new_vnet.stack, "netns", None)
+        if not isinstance(netns, Netns):
+            raise OSError(errno.ENODEV, f"{self.name}: the vnet {new_vnet.name} has no network namespace")
+        if self.netns is netns:
+            return  # it was moved from the Linux side
+        self._netdev(netns=netns)
+        self.arrived(netns, new_vnet)
+
+    def arrived(self, netns: Netns, vnet: Vnet) -> None:
+        """The device is in ``netns`` now, down."""
+        self.netns = netns
+        with netns.entered():
+            self.tap.ifindex = socket.if_nametoindex(self.ifp.if_xname)
+        self.name = f"{vnet.name}:{self.ifp.if_xname}"
+        self.netdev_flags &= ~_LINUX_UP
+
+    # frames out: the host sent them
+
+    def _readable(self) -> None:
+        """Take what the host sends, up to the budget, through ``if_transmit``."""
+        fd, transmit = self.tap.fd, self.ifp.transmit_mbuf
+        try:
+            for _ in range(BUDGET):
+                transmit(os.read(fd, READ_SIZE))
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            if error.errno not in (errno.EBADFD, errno.EIO):
+                raise
+            self._loop.remove_reader(fd)  # the device was deleted under us
+
+    def if_start(self, ifp: Ifnet) -> None:
+        """Put what waits in ``if_snd`` on the wire."""
+        dequeue, send = ifp.if_snd.dequeue, self.send
+        while (m := dequeue()) is not None:
+            send(m)
+
+    def send(self, m: Mbuf) -> None:
+        """Put one frame on the wire; without one it is lost and counts as an output error."""
+        end = self.end
+        if end is None:
+            self.ifp.if_oerrors += 1
+            return
+        self.ifp.if_opackets += 1
+        end.send(m)
+
+    # frames in: off the wire
+
+    def receive(self, m: Mbuf) -> None:
+        """Let a frame through the filter, and hand it to the host."""
+        if not self._running:
+            self.ifp.if_iqdrops += 1
+        elif len(m) < PKTHDR + 14:
+            self.ifp.if_ierrors += 1
+        elif self._accepts_all or self.accepts(m[PKTHDR : PKTHDR + 6]):
+            self.ifp.if_input_mbuf(m)
+        else:
+            self.filtered += 1
+
+    def accepts(self, destination: bytes) -> bool:
+        """The hardware filter: own MAC, broadcast, the multicast list, or what the modes say."""
+        if destination == self._mac or self._accepts_all:
+            return True
+        if not destination[0] & 1:
+            return False
+        if destination == BROADCAST or self._accepts_groups or destination in self._groups:
+            return True
+        ask = self.on_group_miss
+        return ask is not None and ask(self.ifp) and destination in self._groups
+
+    def to_host(self, m: Mbuf) -> None:
+        """Write a frame to the device: the host receives it."""
+        try:
+            os.write(self.tap.fd, m)
+        except BlockingIOError:
+            self.ifp.if_iqdrops += 1
+        except OSError as error:
+            # EIO: the netdev is down. EINVAL: no kernel takes such a frame.
+            if error.errno not in (errno.EIO, errno.EINVAL, errno.EBADF, errno.EBADFD, errno.ENOBUFS):
+                raise
+            self.ifp.if_ierrors += 1
+
+    # the link
+
+    def link_change(self, up: bool) -> None:
+        """The wire's carrier came or went: tell the netdev and the ifnet."""
+        if self.tap.fd >= 0:
+            with contextlib.suppress(OSError):
+                self.tap.set_carrier(up)
+        self.ifp.if_link_state_change(LinkState.UP if up else LinkState.DOWN)
+
+    # what the ifnet says
+
+    def if_ioctl(self, ifp: Ifnet, cmd: str, data: Any) -> None:
+        """Obey: flags, MTU, multicast, capabilities. Raises the kernel's errno; EINVAL for what it does not know."""
+        if cmd == "SIOCSIFFLAGS":
+            self.sync_flags()
+        elif cmd == "SIOCSIFMTU":
+            self._set_mtu(ifp, data.ifr_mtu)
+        elif cmd in ("SIOCADDMULTI", "SIOCDELMULTI"):
+            self._program()
+            if self.on_groups is not None:
+                self.on_groups(ifp)
+        elif cmd == "SIOCSIFCAP":
+            ifp.if_capenable = data.ifr_reqcap
+        elif cmd == "SIOCGIFMEDIA":
+            data.ifr_data = {"media": "Ethernet 10Gbase-T <full-duplex>", "active": self.end is not None}
+        else:
+            raise OSError(errno.EINVAL, f"{self.name}: a TAP NIC knows no {cmd}")
+
+    def if_resolvemulti(self, ifp: Ifnet, sa: Sockaddr) -> SockaddrDl | None:
+        """Map a group as Ethernet does."""
+        return ether_resolvemulti(ifp, sa)
+
+    def if_init(self, ifp: Ifnet) -> None:
+        """Let frames through, both ways."""
+        self._running = True
+        ifp.if_drv_flags = ifp.if_drv_flags & ~IFF.OACTIVE | IFF.RUNNING
+
+    def stop(self) -> None:
+        """Let nothing through."""
+        self._running = False
+        self.ifp.if_drv_flags &= ~(IFF.RUNNING | IFF.OACTIVE)
+
+    def wanted_flags(self) -> int:
+        """The netdev flags (Linux's bits) that the ifnet asks for.
+
+        Modes that are on only because the kernel itself asked for them are not
+        asked of it: that would be an echo.
+        """
+        ifp = self.ifp
+        flags = ifp.if_flags
+        own_promisc = bool(flags & IFF.PPROMISC) or ifp.if_pcount > self.kernel_promisc
+        own_allmulti = bool(flags & IFF.ALLMULTI) and (
+            ifp.if_amcount == 0 or ifp.if_amcount > self.kernel_allmulti
+        )
+        return (
+            (_LINUX_UP if flags & IFF.UP else 0)
+            | (_LINUX_NOARP if flags & IFF.NOARP else 0)
+            | (_LINUX_PROMISC if own_promisc else 0)
+            | (_LINUX_ALLMULTI if own_allmulti else 0)
+        )
+
+    def sync_flags(self) -> None:
+        """Give the netdev the ifnet's flags, in one message and only if they differ, and program the filter.
+
+        Raises the kernel's errno; flags of the netdev are unchanged then.
+        """
+        mask = _LINUX_UP | _LINUX_NOARP | _LINUX_PROMISC | _LINUX_ALLMULTI
+        wanted = self.wanted_flags()
+        if self.kernel_allmulti and self.netdev_flags & _LINUX_ALLMULTI:
+            wanted |= _LINUX_ALLMULTI  # somebody else's; switching it off is up to them
+        differ = (self.netdev_flags ^ wanted) & mask
+        if differ and self.tap.fd >= 0:
+            changes: dict[str, Any] = {}
+            for key, bit in (("up", _LINUX_UP), ("promisc", _LINUX_PROMISC), ("allmulti", _LINUX_ALLMULTI)):
+                if differ & bit:
+                    changes[key] = bool(wanted & bit)
+            if differ & _LINUX_NOARP:
+                changes["arp"] = not wanted & _LINUX_NOARP
+            self._netdev(**changes)
+            self.netdev_flags = self.netdev_flags & ~mask | wanted
+        self._program()
+        if not self.ifp.if_flags & IFF.UP:
+            if self._running:
+                self.stop()
+        elif not self._running:
+            self.if_init(self.ifp)
+
+    def _set_mtu(self, ifp: Ifnet, mtu: int) -> None:
+        if mtu != self.netdev_mtu:
+            self._netdev(mtu=mtu)
+            self.netdev_mtu = mtu
+        ifp.if_mtu = mtu
+
+    def _netdev(self, **changes: Any) -> None:
+        from iflab.linux import Netlink
+
+        with Netlink(self.netns) as netlink:
+            netlink.link_set(self.tap.ifindex, **changes)
+
+    def _program(self) -> None:
+        """Program the filter from the ifnet: MAC, modes, multicast list."""
+        ifp = self.ifp
+        self._mac = ifp.lladdr or self._mac
+        self._groups = ifp.if_multiaddrs.link_addresses()
+        self._accepts_all = bool(ifp.if_flags & (IFF.PROMISC | IFF.PPROMISC))
+        self._accepts_groups = bool(ifp.if_flags & IFF.ALLMULTI)
+
+    def reprogram(self) -> None:
+        """The MAC changed: program the filter anew."""
+        self._program()
+
+    # groups that were joined here, not by the host
+
+    def push_groups(self, groups: set[bytes]) -> None:
+        """Put these MACs, and no others of ours, on the netdev's multicast list (``ip maddress`` shows them)."""
+        if groups == self._pushed or self.tap.fd < 0:
+            return
+        with self.netns.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            for request, macs in (
+                (_SIOCADDMULTI, groups - self._pushed),
+                (_SIOCDELMULTI, self._pushed - groups),
+            ):
+                for mac in macs:
+                    name = os.fsencode(self.ifp.if_xname)
+                    with contextlib.suppress(OSError):
+                        fcntl.ioctl(sock, request, struct.pack("16sH14s8x", name, AddressFamily.UNSPEC, mac))
+        self._pushed = set(groups)
+
+    @property
+    def pushed_groups(self) -> set[bytes]:
+        """MACs that are on the netdev's list on our account."""
+        return self._pushed

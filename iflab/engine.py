@@ -1,0 +1,207 @@
+"""The one I/O loop of a lab.
+
+One thread waits for everything: file descriptors (TAPs, the netlink monitor), a
+timer, and a bell that other threads ring. It holds the lab's lock while it works
+and lets go of it while it waits::
+
+    wait -> lock -> readers, timers, calls, task queue -> unlock -> wait
+
+Other threads call into the lab under the same lock. Whatever a callback raises
+is reported with its traceback and harms nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import logging
+import os
+import select
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from iflab.linux.timerfd import TimerFd
+from iflab.net.taskqueue import TaskQueue
+
+__all__ = ["Engine"]
+
+_log = logging.getLogger("iflab.engine")
+
+SWITCH_INTERVAL = 0.0005
+"""Seconds after which a busy Python thread lets another run while a lab is up.
+
+The interpreter's own 5 ms would be the round trip of every cable while the
+user's code computes; half a millisecond costs it under one percent.
+"""
+
+
+class _Timer:
+    __slots__ = ("fn",)
+
+    def __init__(self, fn: Callable[[], None]) -> None:
+        self.fn: Callable[[], None] | None = fn
+
+    def cancel(self) -> None:
+        self.fn = None
+
+
+class _SwitchInterval:
+    """Short while any engine of the process runs; what it was before afterwards."""
+
+    _lock = threading.Lock()
+    _running = 0
+    _before = 0.0
+
+    @classmethod
+    def acquire(cls) -> None:
+        with cls._lock:
+            if cls._running == 0:
+                cls._before = sys.getswitchinterval()
+                sys.setswitchinterval(min(cls._before, SWITCH_INTERVAL))
+            cls._running += 1
+
+    @classmethod
+    def release(cls) -> None:
+        with cls._lock:
+            cls._running -= 1
+            if cls._running == 0:
+                sys.setswitchinterval(cls._before)
+
+
+class Engine:
+    """The loop and its clock (``iflab.net.Clock``). ``lock`` is the lab's one lock."""
+
+    def __init__(self, lock: threading.RLock, tasks: TaskQueue, name: str = "iflab") -> None:
+        self.lock = lock
+        self.tasks = tasks
+        self._readers: dict[int, Callable[[], None]] = {}
+        self._due: list[tuple[float, int, _Timer]] = []
+        self._order = itertools.count()
+        self._calls: deque[Callable[[], None]] = deque()
+        self._armed: float | None = None
+        self._epoll = select.epoll()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._timer = TimerFd()
+        self._stopping = False
+        self._epoll.register(self._bell, select.EPOLLIN)
+        self._epoll.register(self._timer.fileno(), select.EPOLLIN)
+        tasks.on_work = self.wake
+        self._thread = threading.Thread(target=self._run, name=f"{name}-engine", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        _SwitchInterval.acquire()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the loop and wait for it; what is still due never happens. Not from the engine's own thread."""
+        if self._stopping:
+            return
+        self._stopping = True
+        self.wake()
+        if self._thread.is_alive():
+            self._thread.join()
+        _SwitchInterval.release()
+        self.tasks.on_work = None
+        self._epoll.close()
+        os.close(self._bell)
+        self._timer.close()
+
+    def is_current(self) -> bool:
+        """True on the engine's own thread, which must never wait."""
+        return threading.current_thread() is self._thread
+
+    # what other rooms use
+
+    def now(self) -> float:
+        """Seconds on the monotonic clock."""
+        return time.monotonic()
+
+    def call_at(self, when: float, fn: Callable[[], None]) -> _Timer:
+        """Run ``fn`` at ``when`` on the engine's thread with the lock held."""
+        timer = _Timer(fn)
+        with self.lock:
+            heapq.heappush(self._due, (when, next(self._order), timer))
+            if self._due[0][2] is timer:
+                self._arm()
+        return timer
+
+    def call_soon(self, fn: Callable[[], None]) -> None:
+        """Run ``fn`` on the engine's thread, with the lock held, as soon as it gets there; from any thread."""
+        self._calls.append(fn)
+        self.wake()
+
+    def add_reader(self, fd: int, fn: Callable[[], None]) -> None:
+        """Call ``fn``, with the lock held, whenever ``fd`` is readable."""
+        with self.lock:
+            self._readers[fd] = fn
+            self._epoll.register(fd, select.EPOLLIN)
+
+    def remove_reader(self, fd: int) -> None:
+        """Stop that; to be called before ``fd`` is closed."""
+        with self.lock:
+            if self._readers.pop(fd, None) is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    self._epoll.unregister(fd)
+
+    def wake(self) -> None:
+        """Let the loop turn once, now."""
+        with contextlib.suppress(OSError):
+            os.eventfd_write(self._bell, 1)
+
+    # the loop
+
+    def _arm(self) -> None:
+        while self._due and self._due[0][2].fn is None:
+            heapq.heappop(self._due)
+        deadline = self._due[0][0] if self._due else None
+        if deadline != self._armed:
+            self._armed = deadline
+            self._timer.set(deadline)
+
+    def _run(self) -> None:
+        poll, readers, lock = self._epoll.poll, self._readers, self.lock
+        bell, timer = self._bell, self._timer.fileno()
+        while not self._stopping:
+            events = poll()
+            with lock:
+                for fd, _ in events:
+                    if fd == bell:
+                        with contextlib.suppress(BlockingIOError):
+                            os.eventfd_read(bell)
+                    elif fd == timer:
+                        self._timer.clear()
+                        self._armed = None
+                    else:
+                        reader = readers.get(fd)
+                        if reader is not None:
+                            self._guard(reader)
+                self._work()
+
+    def _work(self) -> None:
+        """Timers that are due, calls from other threads, the task queue."""
+        if self._due:
+            now = time.monotonic()
+            while self._due and self._due[0][0] <= now:
+                fn = heapq.heappop(self._due)[2].fn
+                if fn is not None:
+                    self._guard(fn)
+            self._arm()
+        for _ in range(len(self._calls)):
+            self._guard(self._calls.popleft())
+        if len(self.tasks):
+            self._guard(self._run_tasks)
+
+    def _run_tasks(self) -> None:
+        self.tasks.run()
+
+    @staticmethod
+    def _guard(fn: Callable[[], None]) -> None:
+        try:
+            fn()
+        except Exception:
+            _log.exception("%r failed on the engine's thread", fn)

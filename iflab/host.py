@@ -1,0 +1,418 @@
+"""A host of the lab: a network namespace with NICs, in which programs and Python functions run."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import select
+import socket
+import statistics
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from iflab.drivers import TapNic
+from iflab.linux import Netns, check_name
+from iflab.net import IFF, Ifnet, Ifreq, Vnet
+from iflab.stack import LinuxStack
+
+if TYPE_CHECKING:
+    from .lab import Lab
+
+__all__ = ["Host", "LabError", "PingResult", "Server", "Transfer"]
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+_CHUNK = bytes(1 << 18)
+
+
+class LabError(ValueError):
+    """Something about a lab that cannot be; the text names the thing and the remedy."""
+
+
+@dataclass(slots=True)
+class PingResult:
+    """What ``Host.ping`` found: echo requests sent, replies received, round trips in seconds."""
+
+    address: str
+    sent: int = 0
+    received: int = 0
+    rtts: list[float] = field(default_factory=list)
+
+    @property
+    def loss(self) -> float:
+        """Share of requests without a reply, 0 to 1."""
+        return 1 - self.received / self.sent if self.sent else 0.0
+
+    def __str__(self) -> str:
+        text = f"ping {self.address}: {self.received} of {self.sent} answered"
+        if self.rtts:
+            text += f", round trip {statistics.median(self.rtts) * 1000:.3f} ms (median)"
+        return text
+
+
+class Transfer:
+    """A download that runs in the background."""
+
+    def __init__(self, description: str) -> None:
+        self.description = description
+        self.received = 0
+        """Octets so far."""
+        self.seconds = 0.0
+        self._done = threading.Event()
+        self._error: BaseException | None = None
+
+    def _run(self, sock: socket.socket, address: tuple[str, int], idle: float) -> None:
+        began = time.monotonic()
+        try:
+            with sock:
+                sock.settimeout(idle)
+                sock.connect(address)
+                buffer = bytearray(1 << 18)
+                while count := sock.recv_into(buffer):
+                    self.received += count
+        except BaseException as error:
+            self._error = error
+        finally:
+            self.seconds = time.monotonic() - began
+            self._done.set()
+
+    def done(self) -> bool:
+        """True when it has ended, well or not."""
+        return self._done.is_set()
+
+    def wait(self, timeout: float = 30.0) -> int:
+        """Wait for the end and return the octets received.
+
+        Raises ``TimeoutError`` after ``timeout`` seconds, and what stopped the download.
+        """
+        if not self._done.wait(timeout):
+            raise TimeoutError(
+                f"{self.description}: {self.received} octets after {timeout:g} s, and not at its end"
+            )
+        if self._error is not None:
+            raise self._error
+        return self.received
+
+
+class Server:
+    """A TCP server in a host that sends ``size`` octets to everyone who connects."""
+
+    def __init__(self, listener: socket.socket, address: str, size: int, name: str) -> None:
+        self.address = address
+        self.port: int = listener.getsockname()[1]
+        self.size = size
+        self._listener = listener
+        self._thread = threading.Thread(target=self._run, name=f"{name}-server", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return  # closed
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError), connection:
+            left = self.size
+            while left > 0:
+                left -= connection.send(_CHUNK[:left])
+
+    def close(self) -> None:
+        """Stop accepting."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+
+class Host:
+    """One host. Made by ``lab.host(name)``; its NICs by ``host.nic(name, addresses...)``."""
+
+    def __init__(self, lab: Lab, name: str, vnet: Vnet, netns: Netns, stack: LinuxStack) -> None:
+        self.lab = lab
+        self.name = name
+        self.vnet = vnet
+        self.netns = netns
+        self.stack = stack
+        self.servers: list[Server] = []
+
+    def __repr__(self) -> str:
+        return f"<Host {self.name}: {', '.join(self.nics) or 'no NIC'}>"
+
+    # NICs
+
+    @property
+    def nics(self) -> dict[str, Ifnet]:
+        """The interfaces by name, those that moved in included."""
+        return {ifp.if_xname: ifp for ifp in self.vnet.ifnets()}
+
+    def nic(
+        self,
+        name: str,
+        *addresses: str,
+        mac: str | None = None,
+        mtu: int = 1500,
+        driver: type[TapNic] | TapNic = TapNic,
+        up: bool = True,
+    ) -> Ifnet:
+        """Make a NIC with addresses such as ``192.0.2.1/24``, and bring it up; return its ifnet.
+
+        ``mac`` is made up, locally administered, unless given; ``driver`` is a
+        ``TapNic`` or a class derived from it. Raises ``LabError`` for an address
+        or MAC that cannot be and for a second NIC of one name, ``InvalidName``,
+        and ``OSError`` when the kernel refuses; nothing is left behind then.
+        """
+        check_name(name)
+        interfaces = [self._interface(address) for address in addresses]
+        octets = self.lab.next_mac() if mac is None else _mac(mac)
+        nic = driver() if isinstance(driver, type) else driver
+        if not isinstance(nic, TapNic):
+            raise LabError(f"{driver!r} is no driver for a NIC; derive it from iflab.drivers.TapNic")
+        self.lab.wait_for_closers()
+        with self.lab.lock:
+            if self.vnet.ifunit(name) is not None:
+                raise LabError(
+                    f"{self.name} has a NIC {name} already; choose another name, such as {self._free(name)}"
+                )
+            nic.closer = self.lab.close_tap
+            ifp = nic.attach(self.vnet, self.netns, self.lab.engine, name, octets, mtu)
+            try:
+                self._configure(ifp, interfaces, up)
+            except BaseException:
+                ifp.if_detach()
+                ifp.if_free()
+                raise
+        return ifp
+
+    def _configure(self, ifp: Ifnet, interfaces: Sequence[str], up: bool) -> None:
+        from iflab.linux import Netlink
+
+        if interfaces:
+            with Netlink(self.netns) as netlink, netlink.batch():
+                for address in interfaces:
+                    netlink.addr_add(ifp.if_softc.tap.ifindex, address)
+        if up:
+            self.vnet.ioctl("SIOCSIFFLAGS", Ifreq(ifp.if_xname, ifr_flags=ifp.if_flags | IFF.UP))
+        if interfaces or up:
+            self.stack.look(ifp)
+
+    def _interface(self, address: str) -> str:
+        try:
+            return str(ipaddress.ip_interface(address))
+        except ValueError:
+            raise LabError(
+                f"{address!r} is no address for {self.name}; write it with its prefix, as 192.0.2.1/24 or 2001:db8::1/64"
+            ) from None
+
+    def _free(self, name: str) -> str:
+        stem = name.rstrip("0123456789") or name
+        return next(f"{stem}{n}" for n in range(10_000) if self.vnet.ifunit(f"{stem}{n}") is None)
+
+    def route(self, destination: str, via: str) -> None:
+        """Add a route, ``"default"`` or a network, through the neighbour ``via``. Raises ``OSError``, ``ValueError``."""
+        from iflab.linux import Netlink
+
+        with Netlink(self.netns) as netlink:
+            netlink.route_add(destination, via=via)
+
+    def address(self, family: int = socket.AF_INET) -> str:
+        """The host's first address of a family that is not link-local. Raises ``LabError``."""
+        for ifp in self.vnet.ifnets():
+            for ifa in ifp.if_addrhead:
+                text = str(ifa.ifa_addr)
+                v6 = ":" in text
+                if ifa.ifa_netmask is None or v6 != (family == socket.AF_INET6) or text.startswith("fe80"):
+                    continue
+                if len(getattr(ifa.ifa_addr, "packed", b"")) in (4, 16):
+                    return text
+        raise LabError(
+            f"{self.name} has no {'IPv6' if family == socket.AF_INET6 else 'IPv4'} address; give a NIC one"
+        )
+
+    # programs
+
+    def run(
+        self,
+        cmd: str | Sequence[str],
+        *,
+        timeout: float | None = 30.0,
+        input: str | None = None,
+        check: bool = False,
+        **popen: Any,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program to its end and return its output and status, as ``subprocess.run`` does.
+
+        A text is given to the shell, a list is run as it is. Raises
+        ``FileNotFoundError``, ``subprocess.TimeoutExpired``, and with ``check``
+        ``subprocess.CalledProcessError``.
+        """
+        argv = ["/bin/sh", "-c", cmd] if isinstance(cmd, str) else list(cmd)
+        popen.setdefault("stdin", subprocess.PIPE if input is not None else subprocess.DEVNULL)
+        popen.setdefault("stdout", subprocess.PIPE)
+        popen.setdefault("stderr", subprocess.PIPE)
+        popen.setdefault("text", True)
+        with self.popen(argv, **popen) as process:
+            try:
+                out, err = process.communicate(input, timeout=timeout)
+            except BaseException:
+                self._kill(process)
+                raise
+        done = subprocess.CompletedProcess(cmd, process.returncode, out, err)
+        if check:
+            done.check_returncode()
+        return done
+
+    @staticmethod
+    def _kill(process: subprocess.Popen[Any]) -> None:
+        with contextlib.suppress(OSError):
+            os.killpg(process.pid, 9)
+        process.kill()
+        process.wait()
+
+    def popen(self, cmd: str | Sequence[str], **popen: Any) -> subprocess.Popen[Any]:
+        """Start a program that dies with the lab; ``popen`` goes to ``subprocess.Popen``. Raises as that does."""
+        argv = ["/bin/sh", "-c", cmd] if isinstance(cmd, str) else list(cmd)
+        return self.lab.keeper.spawn(self.netns, argv, hostname=self.name, **popen)
+
+    def socket(
+        self, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM, proto: int = 0
+    ) -> socket.socket:
+        """Open a socket of this host, for use from any thread of this process."""
+        return self.netns.socket(family, kind, proto)
+
+    def call(self, fn: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Call ``fn`` inside the host, on this thread: the sockets it makes are the host's."""
+        with self.netns.entered():
+            return fn(*args, **kwargs)
+
+    # things that every host can do by itself
+
+    def ping(
+        self,
+        address: str,
+        count: int = 1,
+        *,
+        interval: float = 0.2,
+        timeout: float = 1.0,
+        size: int = 56,
+    ) -> PingResult:
+        """Send ``count`` ICMP or ICMPv6 echo requests of ``size`` octets of data; needs no program.
+
+        Each waits at most ``timeout`` seconds for its reply. Raises ``LabError``
+        for what is no address or no count.
+        """
+        try:
+            target = ipaddress.ip_address(address)
+        except ValueError:
+            raise LabError(f"{address!r} is no address; write 192.0.2.1 or 2001:db8::1") from None
+        if count < 1 or not 0 <= size <= 65_507:
+            raise LabError(
+                f"ping: a count of {count} and {size} octets of data cannot be; use 1 or more, and 0 to 65507"
+            )
+        v6 = target.version == 6
+        result = PingResult(address)
+        sock = self.socket(
+            socket.AF_INET6 if v6 else socket.AF_INET,
+            socket.SOCK_RAW,
+            socket.IPPROTO_ICMPV6 if v6 else socket.IPPROTO_ICMP,
+        )
+        identifier = id(sock) & 0xFFFF
+        with sock:
+            for sequence in range(count):
+                began = time.monotonic()
+                try:
+                    sock.sendto(_echo_request(v6, identifier, sequence & 0xFFFF, bytes(size)), (address, 0))
+                except OSError:
+                    result.sent += 1  # no route, or no neighbour: as lost as any other
+                else:
+                    result.sent += 1
+                    if _await_reply(sock, v6, identifier, sequence & 0xFFFF, began + timeout):
+                        result.received += 1
+                        result.rtts.append(time.monotonic() - began)
+                if sequence + 1 < count:
+                    pause = began + interval - time.monotonic()
+                    if pause > 0:
+                        select.select([], [], [], pause)
+        self.lab.log(f"{self.name}: {result}")
+        return result
+
+    def serve(self, bytes_: int = 1_000_000, port: int = 0, address: str | None = None) -> Server:
+        """Serve ``bytes_`` octets over TCP to everyone who connects; ``port`` 0 is any free one."""
+        address = address or self.address()
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        listener = self.socket(family, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((address, port))
+            listener.listen()
+        except BaseException:
+            listener.close()
+            raise
+        server = Server(listener, address, bytes_, f"{self.name}-{address}")
+        self.servers.append(server)
+        return server
+
+    def fetch(self, server: Server, idle: float = 30.0) -> Transfer:
+        """Download from ``server`` in the background; ``idle`` seconds without progress end it."""
+        family = socket.AF_INET6 if ":" in server.address else socket.AF_INET
+        sock = self.socket(family, socket.SOCK_STREAM)
+        transfer = Transfer(f"{self.name}: download from {server.address}")
+        threading.Thread(
+            target=transfer._run,
+            args=(sock, (server.address, server.port), idle),
+            name=f"{self.name}-fetch",
+            daemon=True,
+        ).start()
+        return transfer
+
+
+def _mac(text: str) -> bytes:
+    try:
+        octets = bytes.fromhex(text.replace(":", "").replace("-", ""))
+    except ValueError:
+        octets = b""
+    if len(octets) != 6:
+        raise LabError(f"{text!r} is no MAC; write 02:00:00:00:00:01")
+    if octets[0] & 1:
+        raise LabError(f"{text} is a group address (its first octet is odd); a NIC needs one of its own")
+    return octets
+
+
+def _checksum(data: bytes) -> int:
+    if len(data) % 2:
+        data += b"\0"
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total = (total >> 16) + (total & 0xFFFF)
+    return int(~(total + (total >> 16)) & 0xFFFF)
+
+
+def _echo_request(v6: bool, identifier: int, sequence: int, data: bytes) -> bytes:
+    """ICMP echo request (RFC 792; RFC 4443, whose checksum the kernel fills in)."""
+    kind = 128 if v6 else 8
+    message = struct.pack("!BBHHH", kind, 0, 0, identifier, sequence) + data
+    if v6:
+        return message
+    return message[:2] + struct.pack("!H", _checksum(message)) + message[4:]
+
+
+def _await_reply(sock: socket.socket, v6: bool, identifier: int, sequence: int, deadline: float) -> bool:
+    wanted = (129 if v6 else 0, identifier, sequence)
+    while (left := deadline - time.monotonic()) > 0:
+        if not select.select([sock], [], [], left)[0]:
+            return False
+        message = sock.recv(65_536)
+        if not v6:
+            message = message[(message[0] & 0x0F) * 4 :]
+        if len(message) >= 8:
+            kind, _, _, got_id, got_sequence = struct.unpack_from("!BBHHH", message)
+            if (kind, got_id, got_sequence) == wanted:
+                return True
+    return False

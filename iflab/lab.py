@@ -1,0 +1,403 @@
+"""What a user holds: a lab, its hosts, their NICs, and the wires between them.
+
+::
+
+    with Lab() as lab:
+        alice, bob, cable = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+        assert alice.ping("192.0.2.2").received == 1
+
+A lab is made of namespaces, file descriptors and threads of this process. It
+changes nothing on the machine's own network and leaves nothing behind, however
+it ends: at the end of the ``with``, by an exception, Ctrl-C, SIGTERM or SIGKILL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import random
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+from iflab.control import ControlServer, make_private_directory
+from iflab.drivers import TapNic
+from iflab.engine import Engine
+from iflab.host import Host, LabError
+from iflab.linux import Keeper, Netns, Tap, ensure_privileges, raise_fd_limit
+from iflab.net import IFF, IFT, Ifnet, Kernel, LinkState, Timer, arpcom_alloc, arpcom_free
+from iflab.stack import LinuxStack, Listener
+from iflab.wire import Cable, Port, Segment, Wire
+
+if TYPE_CHECKING:
+    from iflab.capture import Capture
+    from iflab.wire import Station
+
+__all__ = ["Lab", "LabError"]
+
+_log = logging.getLogger("iflab.lab")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}\Z")
+_numbers = itertools.count()
+
+CLOSERS = 32
+"""File descriptors of TAPs closed at once: the kernel makes each closer wait, all at the same time."""
+
+
+class Lab:
+    """A lab that runs until ``close``; best used in a ``with`` block.
+
+    ``name`` is how other terminals reach it (``iflab ps``, ``iflab exec``);
+    ``seed`` decides every random choice; without ``control`` no other terminal
+    gets in. ``on_log`` is called with the seconds since the start and a line of
+    text whenever something worth telling happens, on any thread.
+
+    Raises ``Missing`` when the machine lacks something that a lab needs.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        seed: int | None = None,
+        control: bool = True,
+        on_log: Callable[[float, str], None] | None = None,
+    ) -> None:
+        number = next(_numbers)
+        self.name = name or (f"lab{os.getpid()}" if number == 0 else f"lab{os.getpid()}-{number}")
+        if not _NAME.match(self.name):
+            raise LabError(
+                f"{self.name!r} is no name for a lab; use letters, digits, '.', '-' and '_', 40 at most"
+            )
+        self.seed = random.randrange(2**32) if seed is None else seed
+        self.random = random.Random(self.seed)
+        self.on_log = on_log
+        self.started = time.time()
+        self.hosts: dict[str, Host] = {}
+        self.wires: dict[str, Wire] = {}
+        self._began = time.monotonic()
+        self._macs = itertools.count(1)
+        self._captures: list[Capture] = []
+        self._stations: list[Station] = []
+        self._closers: list[threading.Thread] = []
+        self._timers: list[Timer] = []
+        self._closed = False
+        self._old_sigterm: Any = None
+        with contextlib.ExitStack() as undo:  # what was built goes again if a later step fails
+            ensure_privileges()
+            raise_fd_limit()
+            self.kernel = Kernel()
+            self.kernel.if_register_com_alloc(IFT.ETHER, arpcom_alloc, arpcom_free)
+            self.lock = self.kernel.giant
+            self._home = Netns.create(f"{self.name}'s own")
+            undo.callback(self._home.close)
+            self._listener = Listener(self._home)
+            undo.callback(self._listener.close)
+            directory = make_private_directory(self.name) if control else None
+            self.keeper = Keeper([directory] if directory else ())
+            undo.callback(self.keeper.close)
+            self.engine = Engine(self.lock, self.kernel.taskqueue_swi, self.name)
+            undo.callback(self.engine.stop)
+            self.engine.start()
+            self.engine.add_reader(self._listener.monitor.fileno(), self._listener.readable)
+            events = self.kernel.events
+            events.register("ifnet_arrival_event", self._arrived)
+            events.register("ifnet_departure_event", self._departed)
+            events.register("ifnet_link_event", self._link_changed)
+            self._control = ControlServer(self, directory) if directory else None
+            undo.pop_all()
+
+    def __repr__(self) -> str:
+        return f"<Lab {self.name}: {len(self.hosts)} hosts, {len(self.wires)} wires>"
+
+    def __enter__(self) -> Lab:
+        if (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        ):
+            self._old_sigterm = signal.signal(signal.SIGTERM, _terminate)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self.close()
+        finally:
+            if self._old_sigterm is not None:
+                signal.signal(signal.SIGTERM, self._old_sigterm)
+                self._old_sigterm = None
+
+    def log(self, text: str) -> None:
+        """Tell something worth telling: ``iflab run`` shows it."""
+        _log.info("%s: %s", self.name, text)
+        if self.on_log is not None:
+            self.on_log(time.monotonic() - self._began, text)
+
+    # building
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LabError(f"the lab {self.name} is closed; make a new one")
+
+    def host(self, name: str) -> Host:
+        """Make a host. Raises ``LabError`` for a second one of that name, ``OSError`` when the kernel refuses."""
+        self._check_open()
+        if not _NAME.match(name):
+            raise LabError(
+                f"{name!r} is no name for a host; use letters, digits, '.', '-' and '_', 40 at most"
+            )
+        with self.lock:
+            if name in self.hosts:
+                raise LabError(f"there is a host {name} already; choose another name")
+            netns = Netns.create(name)
+            try:
+                stack = LinuxStack(netns, self.engine.now)
+                vnet = self.kernel.vnet_alloc(name, stack)
+                stack.vnet = vnet
+                self._listener.watch(stack)
+            except BaseException:
+                netns.close()
+                raise
+            host = self.hosts[name] = Host(self, name, vnet, netns, stack)
+            return host
+
+    def cable(
+        self, one: Ifnet | Port, other: Ifnet | Port, name: str | None = None, *, delay: float = 0.0
+    ) -> Cable:
+        """Connect two NICs or stations; ``delay`` is in seconds, each way. Raises ``LabError``, ``WireError``."""
+        wire = Cable(self.engine, self._wire_name(name, "cable"), delay)
+        self._plug_all(wire, (one, other))
+        return wire
+
+    def segment(self, *ports: Ifnet | Port, name: str | None = None, delay: float = 0.0) -> Segment:
+        """Connect any number of NICs and stations to one hub. Raises ``LabError``, ``WireError``."""
+        wire = Segment(self.engine, self._wire_name(name, "segment"), delay)
+        self._plug_all(wire, ports)
+        return wire
+
+    def station(
+        self,
+        *far: Ifnet | Port,
+        name: str | None = None,
+        mac: str | None = None,
+        addresses: Iterable[str] = (),
+    ) -> Station:
+        """Make a scapy station, on a cable to ``far`` if that is given. Raises ``LabError``, ``WireError``."""
+        from iflab.wire import Station
+
+        self._check_open()
+        if len(far) > 1:
+            raise LabError(
+                "a station is cabled to one port; make a segment of more and plug the station into that"
+            )
+        number = len(self._stations)
+        station = Station(
+            self.engine,
+            name or f"station{number}",
+            mac=mac or self.next_mac().hex(":"),
+            addresses=tuple(addresses),
+        )
+        for port in far:
+            self.cable(port, station)
+        self._stations.append(station)
+        return station
+
+    def pair(
+        self,
+        one: str | Iterable[str],
+        other: str | Iterable[str],
+        *,
+        names: tuple[str, str] = ("alice", "bob"),
+        delay: float = 0.0,
+    ) -> tuple[Host, Host, Cable]:
+        """Make two hosts with a NIC ``em0`` each, addressed and up, and the cable between them."""
+        nics = []
+        for name, addresses in zip(names, (one, other), strict=True):
+            host = self.host(name)
+            nics.append(host.nic("em0", *((addresses,) if isinstance(addresses, str) else addresses)))
+        cable = self.cable(nics[0], nics[1], delay=delay)
+        return self.hosts[names[0]], self.hosts[names[1]], cable
+
+    def next_mac(self) -> bytes:
+        """The next MAC of the lab: locally administered, counted up from 02:00:00:00:00:01."""
+        return bytes((2, 0)) + next(self._macs).to_bytes(4, "big")
+
+    def _wire_name(self, name: str | None, kind: str) -> str:
+        self._check_open()
+        if name is None:
+            return next(n for i in itertools.count() if (n := f"{kind}{i}") not in self.wires)
+        if not _NAME.match(name):
+            raise LabError(
+                f"{name!r} is no name for a wire; use letters, digits, '.', '-' and '_', 40 at most"
+            )
+        if name in self.wires:
+            raise LabError(f"there is a wire {name} already; choose another name")
+        return name
+
+    def _plug_all(self, wire: Wire, things: Iterable[Ifnet | Port]) -> None:
+        with self.lock:
+            try:
+                for thing in things:
+                    wire.plug(self._port(thing))
+            except BaseException:
+                wire.close()
+                raise
+            self.wires[wire.name] = wire
+            for capture in self._captures:
+                capture.listen(wire)
+            wire.on_change = lambda wire, what: self.log(f"{wire.name}: {what}")
+
+    @staticmethod
+    def _port(thing: Ifnet | Port) -> Port:
+        port = thing.if_softc if isinstance(thing, Ifnet) else thing
+        if port is None or not hasattr(port, "receive"):
+            raise LabError(
+                f"{thing!r} cannot be plugged into a wire; use a NIC, a station, or an object with receive()"
+            )
+        found: Port = port
+        return found
+
+    # while it runs
+
+    def at(self, seconds: float, fn: Callable[..., object], *args: Any) -> Timer:
+        """Call ``fn(*args)`` in ``seconds`` from now, on the engine's thread; the returned timer can be cancelled."""
+        timer = self.engine.call_at(self.engine.now() + seconds, lambda: _discard(fn(*args)))
+        self._timers.append(timer)
+        return timer
+
+    def wait_links(self, timeout: float = 5.0) -> None:
+        """Wait until every plugged NIC with a carrier is seen up by its kernel too. Raises ``TimeoutError``."""
+        deadline = time.monotonic() + timeout
+        while True:
+            with self.lock:
+                waiting = [
+                    ifp.if_softc.name
+                    for host in self.hosts.values()
+                    for ifp in host.vnet.ifnets()
+                    if ifp.if_softc.end is not None
+                    and ifp.if_softc.end.up
+                    and ifp.if_link_state is not LinkState.UP
+                ]
+            if not waiting:
+                return
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no link after {timeout:g} s: {', '.join(waiting)}")
+            threading.Event().wait(0.002)
+
+    def capture(self, path: str | os.PathLike[str]) -> Capture:
+        """Write every frame that is put on any wire, also on those made later, to a pcap file. Raises ``OSError``."""
+        from iflab.capture import Capture
+
+        self._check_open()
+        capture = Capture(path)
+        with self.lock:
+            for wire in self.wires.values():
+                capture.listen(wire)
+            self._captures.append(capture)
+        return capture
+
+    # what the kernel's events do here
+
+    @staticmethod
+    def _stack_of(ifp: Ifnet) -> LinuxStack | None:
+        stack = ifp.stack
+        return stack if isinstance(stack, LinuxStack) and isinstance(ifp.if_softc, TapNic) else None
+
+    def _arrived(self, ifp: Ifnet) -> None:
+        stack = self._stack_of(ifp)
+        if stack is not None and not ifp.if_flags & IFF.RENAMING:
+            stack.attached(ifp)
+
+    def _departed(self, ifp: Ifnet) -> None:
+        stack = self._stack_of(ifp)
+        if stack is not None and not ifp.if_flags & IFF.RENAMING:
+            stack.detached(ifp)
+
+    def _link_changed(self, ifp: Ifnet, state: LinkState) -> None:
+        self.log(f"{getattr(ifp.if_softc, 'name', ifp.if_xname)}: link {state.name.lower()}")
+
+    # the end
+
+    def close_tap(self, tap: Tap) -> None:
+        """Close a TAP without waiting for the kernel."""
+        fd, tap.fd = tap.fd, -1
+        closer = threading.Thread(target=os.close, args=(fd,), name=f"{self.name}-closer", daemon=True)
+        self._closers = [thread for thread in self._closers if thread.is_alive()]
+        self._closers.append(closer)
+        closer.start()
+
+    def wait_for_closers(self) -> None:
+        """Wait until the devices of detached NICs are gone, so that their names are free."""
+        for closer in self._closers:
+            closer.join()
+
+    def close(self) -> None:
+        """End everything: programs, wires, NICs, hosts. Safe to call twice, and from any thread but the engine's."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._control is not None:
+            self._control.close()
+        for timer in self._timers:
+            timer.cancel()
+        for host in self.hosts.values():
+            for server in host.servers:
+                server.close()
+        self.keeper.close()
+        with self.lock:
+            self.on_log = None  # links that go down now are no news
+            for station in self._stations:
+                station.close()
+            for wire in self.wires.values():
+                wire.close()
+            fds = self._detach_all()
+        with ThreadPoolExecutor(min(CLOSERS, len(fds)) or 1, f"{self.name}-closer") as pool:
+            list(pool.map(os.close, fds))
+        self.wait_for_closers()
+        self.engine.stop()
+        for capture in self._captures:
+            capture.close()
+        self._listener.close()
+        for host in self.hosts.values():
+            host.netns.close()
+        self._home.close()
+
+    def _detach_all(self) -> list[int]:
+        """Detach and free every interface, and return the file descriptors that are left to close.
+
+        The devices go with them, so the kernel need not be asked to take off
+        addresses one by one.
+        """
+        fds = []
+        for vnet in list(self.kernel.vnets):
+            for ifp in vnet.ifnets():
+                nic = ifp.if_softc
+                if isinstance(nic, TapNic) and nic.tap.fd >= 0:
+                    self.engine.remove_reader(nic.tap.fd)
+                    fds.append(nic.tap.fd)
+                    nic.tap.fd = -1
+        for vnet in list(self.kernel.vnets):
+            for ifp in vnet.ifnets():
+                ifp.if_detach()
+                ifp.if_free()
+        for vnet in list(self.kernel.vnets):
+            self.kernel.vnet_destroy(vnet)
+        return fds
+
+
+def _discard(value: object) -> None:
+    """Take whatever a scheduled function returned."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)

@@ -1,0 +1,595 @@
+"""Linux as the protocol stack above the interfaces of one vnet.
+
+Two directions, and one rule for each.
+
+*Down*: what the interface layer asks of its protocols (addresses, routes, names,
+gratuitous ARP) is asked of the kernel over netlink, at once, and a refusal comes
+back as its errno before anything changes.
+
+*Up*: what anyone changes on the Linux side is heard by the ``Listener``. A notice
+is only a hint where to look, because it may be older than a change of ours that
+is already in force: whatever it concerns is read afresh, compared with the
+ifnet, and the differences are applied through the same functions that a change
+from inside takes. A lost notice (the socket overflowed) therefore costs nothing
+but time, and nothing is ever sent back.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import logging
+import socket
+import struct
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from iflab.drivers.tap import TapNic
+from iflab.linux import Addr, Link, Maddr, Monitor, Netlink, Netns, sysctl
+from iflab.net import (
+    IFF,
+    PRC,
+    RTF,
+    RTM,
+    AddressFamily,
+    Ifaddr,
+    Ifmultiaddr,
+    Ifnet,
+    Ifreq,
+    LinkState,
+    Mbuf,
+    RtAddrinfo,
+    Rtentry,
+    Sockaddr,
+    SockaddrDl,
+    SockaddrIn,
+    SockaddrIn6,
+    Stack,
+    Thread,
+    UserBuffer,
+    Vnet,
+    as_sockaddr,
+    if_delmulti_ifma,
+    mbuf,
+)
+from iflab.net.rtsock import RouteMessage
+
+__all__ = ["LinuxStack", "Listener"]
+
+_log = logging.getLogger("iflab.stack")
+
+FIBS = 16
+"""Routing tables of a vnet; fib 0 is the kernel's main table, fib n the table n."""
+
+_MAIN, _LOCAL = 254, 255
+_LINUX_UP, _LINUX_NOARP, _LINUX_PROMISC, _LINUX_ALLMULTI = 0x1, 0x80, 0x100, 0x200
+_LINUX_MULTICAST = 0x1000
+_RELEVANT = _LINUX_UP | _LINUX_NOARP | _LINUX_PROMISC | _LINUX_ALLMULTI
+_FAMILIES: dict[int, AddressFamily] = {
+    socket.AF_INET: AddressFamily.INET,
+    socket.AF_INET6: AddressFamily.INET6,
+    socket.AF_PACKET: AddressFamily.LINK,
+}
+
+
+def _sockaddr(text: str) -> Sockaddr:
+    return as_sockaddr(text)
+
+
+def _netmask(family: int, prefixlen: int) -> Sockaddr:
+    bits = 32 if family == socket.AF_INET else 128
+    value = (1 << bits) - (1 << (bits - prefixlen))
+    packed = value.to_bytes(bits // 8, "big")
+    return SockaddrIn(packed) if bits == 32 else SockaddrIn6(packed)
+
+
+def _prefixlen(mask: Sockaddr | None, address: Sockaddr) -> int:
+    if mask is None or isinstance(mask, SockaddrDl):
+        return 32 if address.family is AddressFamily.INET else 128
+    return mask.value.bit_count()
+
+
+def _key(addr: Addr) -> tuple[str, int]:
+    return addr.address, addr.prefixlen
+
+
+class LinuxStack(Stack):
+    """The kernel's IPv4, IPv6 and neighbours in one network namespace."""
+
+    rt_numfibs = FIBS
+
+    def __init__(self, netns: Netns, now: Callable[[], float]) -> None:
+        self.netns = netns
+        self.vnet: Vnet
+        self.nsid = -1
+        self._now = now
+        self._nics: dict[int, Ifnet] = {}
+        self._groups: dict[Ifnet, dict[tuple[AddressFamily, str], Ifmultiaddr]] = {}
+        self._groups_read = -1.0
+        self._applying = False
+        sysctl(
+            netns, "net.ipv6.conf.all.accept_dad", 0
+        )  # an address is usable at once: nobody else is on the wire
+        sysctl(netns, "net.ipv6.conf.default.accept_dad", 0)
+        with Netlink(netns) as netlink:
+            netlink.link_set(1, up=True)
+
+    # frames
+
+    def input(self, ifp: Ifnet, m: Mbuf) -> None:
+        """Let the host receive a frame."""
+        ifp.if_softc.to_host(m)
+
+    # interfaces that it is told of
+
+    def attached(self, ifp: Ifnet) -> None:
+        """Care for ``ifp``, a TAP NIC of this namespace, from now on."""
+        nic: TapNic = ifp.if_softc
+        self._nics[nic.tap.ifindex] = ifp
+        nic.on_group_miss = self._group_miss
+        nic.on_groups = self._push_groups
+
+    def detached(self, ifp: Ifnet) -> None:
+        """Forget ``ifp``."""
+        self._nics = {index: other for index, other in self._nics.items() if other is not ifp}
+        self._groups.pop(ifp, None)
+
+    def interface(self, index: int) -> Ifnet | None:
+        """The ifnet of the netdev with that index."""
+        return self._nics.get(index)
+
+    def interfaces(self) -> list[Ifnet]:
+        """All ifnets whose netdev is here."""
+        return list(self._nics.values())
+
+    # down: consent before a change
+
+    def consent(self, ifp: Ifnet, what: str, value: Any) -> None:
+        """Change the netdev first; what the kernel refuses does not happen to the ifnet either."""
+        nic = ifp.if_softc
+        if not isinstance(nic, TapNic) or nic.tap.fd < 0:
+            return
+        with Netlink(self.netns) as netlink:
+            link = netlink.link_get(nic.tap.ifindex)
+            if what == "name" and link.name != value:
+                self._rename(netlink, link, value)
+                nic.name = f"{self.vnet.name}:{value}"
+                nic.tap.name = value
+            elif what == "description" and (link.alias or None) != (value or None):
+                netlink.link_set(link.index, alias=value or "")
+            elif what == "lladdr" and link.mac != value:
+                netlink.link_set(link.index, mac=value)
+            elif what == "fib":
+                for family in (socket.AF_INET, socket.AF_INET6):
+                    if ifp.if_fib:
+                        netlink.rule_del(link.name, ifp.if_fib, family=family)
+                    if value:
+                        netlink.rule_add(link.name, value, family=family)
+
+    @staticmethod
+    def _rename(netlink: Netlink, link: Link, name: str) -> None:
+        try:
+            netlink.link_set(link.index, name=name)
+        except OSError as error:
+            if error.errno != errno.EBUSY:  # Linux before 6.2 renames no device that is up
+                raise
+            netlink.link_set(link.index, up=False)
+            try:
+                netlink.link_set(link.index, name=name)
+            finally:
+                netlink.link_set(link.index, up=True)
+
+    # down: addresses
+
+    def add_address(self, ifp: Ifnet, address: str, *, peer: str | None = None) -> Ifaddr:
+        """Put ``192.0.2.1/24`` or the like on the interface. Raises ``ValueError``, and the kernel's errno."""
+        with Netlink(self.netns) as netlink:
+            netlink.addr_add(ifp.if_softc.tap.ifindex, address, peer=peer)
+        self.look(ifp)
+        wanted = ipaddress.ip_interface(address)
+        ifa = self._find(ifp, str(wanted.ip), wanted.network.prefixlen)
+        if ifa is None:
+            raise OSError(errno.EADDRNOTAVAIL, f"{ifp.if_xname}: {address} was taken away at once")
+        return ifa
+
+    def del_address(self, ifp: Ifnet, address: str) -> None:
+        """Take an address off. Raises ``ValueError``, EADDRNOTAVAIL."""
+        with Netlink(self.netns) as netlink:
+            netlink.addr_del(ifp.if_softc.tap.ifindex, address)
+        self.look(ifp)
+
+    @staticmethod
+    def _find(ifp: Ifnet, address: str, prefixlen: int) -> Ifaddr | None:
+        for ifa in ifp.if_addrhead:
+            if str(ifa.ifa_addr) == address and _prefixlen(ifa.ifa_netmask, ifa.ifa_addr) == prefixlen:
+                return ifa
+        return None
+
+    def in_control(self, cmd: str, ifa: Ifaddr, ifp: Ifnet) -> None:
+        """Take an IPv4 address off the netdev and off the list."""
+        self._take_off(ifp, ifa)
+
+    def in6_purgeaddr(self, ifa: Ifaddr) -> None:
+        """Take an IPv6 address off the netdev and off the list."""
+        if ifa.ifa_ifp is not None:
+            self._take_off(ifa.ifa_ifp, ifa)
+
+    def _take_off(self, ifp: Ifnet, ifa: Ifaddr) -> None:
+        nic = ifp.if_softc
+        if isinstance(nic, TapNic) and nic.tap.fd >= 0:
+            text = f"{ifa.ifa_addr}/{_prefixlen(ifa.ifa_netmask, ifa.ifa_addr)}"
+            try:
+                with Netlink(nic.netns) as netlink:
+                    netlink.addr_del(nic.tap.ifindex, text)
+            except OSError as error:
+                if error.errno not in (errno.EADDRNOTAVAIL, errno.ENODEV):
+                    raise
+        self._forget_address(ifp, ifa)
+
+    def _forget_address(self, ifp: Ifnet, ifa: Ifaddr) -> None:
+        addr, mask = ifa.ifa_addr, ifa.ifa_netmask
+        ifp.ifa_remove(ifa)
+        ifp.kernel.rtsock.rt_newaddrmsg(ifp, addr, mask, False)
+
+    def arp_ifinit(self, ifp: Ifnet, ifa: Ifaddr) -> None:
+        """Send a gratuitous ARP request (RFC 5227, 3): neighbours on the wire learn the MAC."""
+        if isinstance(ifa.ifa_addr, SockaddrIn):
+            mac, ip = ifp.lladdr, ifa.ifa_addr.packed
+            arp = struct.pack("!HHBBH6s4s6s4s", 1, 0x0800, 6, 4, 1, mac, ip, b"", ip)
+            ifp.transmit_mbuf(mbuf(b"\xff" * 6 + mac + b"\x08\x06" + arp))
+
+    def in6_if_up(self, ifp: Ifnet) -> None:
+        """The interface is up: so must the netdev be."""
+        self._sync_flags(ifp)
+
+    def pfctlinput(self, cmd: PRC, sa: Sockaddr) -> None:
+        """The kernel hears of up and down from its netdev."""
+
+    def pru_control(self, cmd: str, data: Any, ifp: Ifnet, td: Thread) -> None:
+        """Set or delete an address: ``SIOCAIFADDR`` and ``SIOCDIFADDR`` with ``ifr_data`` such as ``"192.0.2.1/24"``."""
+        if cmd == "SIOCAIFADDR":
+            self.add_address(ifp, str(data.ifr_data))
+        elif cmd == "SIOCDIFADDR":
+            self.del_address(ifp, str(data.ifr_data))
+        elif cmd == "SIOCGIFADDR":
+            found = next((a for a in ifp.if_addrhead if a.ifa_addr.family is AddressFamily.INET), None)
+            if found is None:
+                raise OSError(errno.EADDRNOTAVAIL, f"{ifp.if_xname} has no IPv4 address")
+            data.ifr_addr = found.ifa_addr
+        else:
+            super().pru_control(cmd, data, ifp, td)
+
+    # down: routes
+
+    def _table(self, fib: int) -> int:
+        return fib or _MAIN
+
+    def rt_walktree(self, family: AddressFamily, fib: int) -> Iterable[Rtentry]:
+        """The kernel's routes of that table that lead through an interface of ours."""
+        if family not in (AddressFamily.INET, AddressFamily.INET6):
+            return
+        wanted = socket.AF_INET if family is AddressFamily.INET else socket.AF_INET6
+        with Netlink(self.netns) as netlink:
+            rows = netlink.routes(table=self._table(fib))
+        for row in rows:
+            ifp = self._nics.get(row.oif)
+            if row.family == wanted and ifp is not None:
+                any_address = "0.0.0.0" if wanted == socket.AF_INET else "::"
+                yield Rtentry(
+                    rt_key=_sockaddr(row.dst or any_address),
+                    rt_mask=_netmask(wanted, row.dst_len),
+                    rt_gateway=_sockaddr(row.gateway) if row.gateway else None,
+                    rt_flags=RTF.UP | (RTF.GATEWAY if row.gateway else 0),
+                    rt_ifp=ifp,
+                    rt_fibnum=fib,
+                )
+
+    def rtrequest_fib(self, cmd: RTM, rt: Rtentry, fib: int) -> None:
+        """Delete a route. One that the kernel deleted meanwhile is no error."""
+        assert rt.rt_ifp is not None
+        destination = f"{rt.rt_key}/{_prefixlen(rt.rt_mask, rt.rt_key)}"
+        gateway = str(rt.rt_gateway) if rt.rt_gateway is not None else None
+        try:
+            with Netlink(self.netns) as netlink:
+                netlink.route_del(
+                    destination, via=gateway, index=rt.rt_ifp.if_softc.tap.ifindex, table=self._table(fib)
+                )
+        except OSError as error:
+            if error.errno != errno.ESRCH:
+                raise
+
+    def rtrequest1_fib(self, cmd: RTM, info: RtAddrinfo, fib: int) -> Rtentry | None:
+        """Add or delete a host route through the namespace's ``lo``, in the table of ``fib``."""
+        destination = f"{info.rti_dst}/{_prefixlen(None, info.rti_dst)}"
+        with Netlink(self.netns) as netlink:
+            if cmd is RTM.ADD:
+                netlink.route_add(destination, index=1, table=self._table(fib))
+                return Rtentry(
+                    info.rti_dst, rt_gateway=info.rti_gateway, rt_flags=info.rti_flags | RTF.UP, rt_fibnum=fib
+                )
+            netlink.route_del(destination, index=1, table=self._table(fib))
+        return None
+
+    # up: what the kernel tells
+
+    def _sync_flags(self, ifp: Ifnet) -> None:
+        nic = ifp.if_softc
+        if isinstance(nic, TapNic):
+            try:
+                nic.sync_flags()
+            except OSError as error:
+                _log.warning("%s: the kernel refuses its flags: %s", nic.name, error)
+
+    def look(self, ifp: Ifnet) -> None:
+        """Read everything about one interface afresh and apply what differs."""
+        self.refresh({ifp})
+
+    def refresh(self, ifps: Iterable[Ifnet] | None = None) -> None:
+        """Read the namespace afresh and apply what differs: to these interfaces, or to all."""
+        wanted = set(self._nics.values() if ifps is None else ifps)
+        with Netlink(self.netns) as netlink:
+            if len(wanted) == 1:
+                links = {}
+                for ifp in wanted:
+                    try:
+                        link = netlink.link_get(ifp.if_softc.tap.ifindex)
+                    except OSError as error:
+                        if error.errno != errno.ENODEV:
+                            raise
+                    else:
+                        links[link.index] = link
+            else:
+                links = {link.index: link for link in netlink.links()}
+            addrs = netlink.addrs()
+            maddrs = netlink.maddrs()
+        self._groups_read = self._now()
+        for index, ifp in list(self._nics.items()):
+            if ifp not in wanted:
+                continue
+            found = links.get(index)
+            if found is None:
+                self._vanished(ifp)
+                continue
+            self._apply_link(ifp, found)
+            self._apply_addrs(ifp, [addr for addr in addrs if addr.index == index])
+            self._apply_groups(ifp, [maddr for maddr in maddrs if maddr.index == index])
+
+    def _vanished(self, ifp: Ifnet) -> None:
+        """The netdev was deleted from the Linux side: so is the interface."""
+        ifp.if_detach()
+        ifp.if_free()
+
+    def agrees(self, ifp: Ifnet, link: Link) -> bool:
+        """True when a link message says nothing that the ifnet does not say."""
+        nic: TapNic = ifp.if_softc
+        return (
+            not (nic.netdev_flags ^ link.flags) & _RELEVANT
+            and bool(link.flags & _LINUX_MULTICAST) == bool(ifp.if_flags & IFF.MULTICAST)
+            and self._others_want_all_groups(nic, link) == nic.kernel_allmulti
+            and ifp.if_xname == link.name
+            and ifp.if_mtu == link.mtu
+            and ifp.lladdr == link.mac
+            and (ifp.if_description or None) == link.alias
+            and (ifp.if_link_state is LinkState.UP) == link.carrier
+            and nic.kernel_promisc == (link.promiscuity > bool(link.flags & _LINUX_PROMISC))
+        )
+
+    def _apply_link(self, ifp: Ifnet, link: Link) -> None:
+        nic: TapNic = ifp.if_softc
+        td = self.vnet.thread()
+        nic.netdev_flags = link.flags & 0xFFFF
+        if ifp.if_xname != link.name:
+            nic.name, nic.tap.name = f"{self.vnet.name}:{link.name}", link.name
+            self.vnet.ioctl(
+                "SIOCSIFNAME", Ifreq(ifp.if_xname, ifr_buffer=UserBuffer(len(link.name), link.name)), td
+            )
+        if (ifp.if_description or None) != link.alias:
+            length = 0 if link.alias is None else len(link.alias.encode()) + 1
+            self.vnet.ioctl(
+                "SIOCSIFDESCR", Ifreq(ifp.if_xname, ifr_buffer=UserBuffer(length, link.alias)), td
+            )
+        if ifp.lladdr != link.mac:
+            self.vnet.ioctl(
+                "SIOCSIFLLADDR", Ifreq(ifp.if_xname, ifr_addr=SockaddrDl(sdl_lladdr=link.mac)), td
+            )
+            nic.reprogram()
+        if ifp.if_mtu != link.mtu:
+            nic.netdev_mtu = link.mtu
+            ifp.if_mtu = link.mtu  # any that Linux takes, also below if.c's least
+            ifp.touch()
+            ifp.kernel.rtsock.rt_ifmsg(ifp)
+            self.nd6_setmtu(ifp)
+        self._apply_flags(ifp, nic, link)
+        state = LinkState.UP if link.carrier else LinkState.DOWN
+        if ifp.if_link_state is not state:
+            ifp.if_link_state_change(state)
+
+    def _apply_flags(self, ifp: Ifnet, nic: TapNic, link: Link) -> None:
+        flags = ifp.if_flags
+        wanted = nic.wanted_flags()
+        for linux, bsd in ((_LINUX_UP, IFF.UP), (_LINUX_NOARP, IFF.NOARP)):
+            if (link.flags ^ wanted) & linux:
+                flags = flags & ~bsd | (bsd if link.flags & linux else 0)
+        if (link.flags ^ wanted) & _LINUX_PROMISC:
+            on = bool(link.flags & _LINUX_PROMISC)
+            flags = flags | IFF.PPROMISC if on else flags & ~IFF.PPROMISC
+        if flags != ifp.if_flags:
+            self.vnet.ioctl("SIOCSIFFLAGS", Ifreq(ifp.if_xname, ifr_flags=flags))
+        if bool(link.flags & _LINUX_MULTICAST) != bool(ifp.if_flags & IFF.MULTICAST):
+            ifp.if_flags ^= IFF.MULTICAST
+            ifp.kernel.rtsock.rt_ifmsg(ifp)
+        # Programs of the host that sniff hold one reference together; so does the all-multicast mode of others.
+        sniffed = link.promiscuity > bool(link.flags & _LINUX_PROMISC)
+        if sniffed != nic.kernel_promisc:
+            nic.kernel_promisc = sniffed
+            ifp.ifpromisc(sniffed)
+        others = self._others_want_all_groups(nic, link)
+        if others != nic.kernel_allmulti:
+            nic.kernel_allmulti = others
+            ifp.if_allmulti(others)
+        self._sync_flags(ifp)  # what we hold ourselves and somebody switched off is switched on again
+
+    @staticmethod
+    def _others_want_all_groups(nic: TapNic, link: Link) -> bool:
+        own = bool(nic.wanted_flags() & _LINUX_ALLMULTI)
+        asked = link.allmulti if link.allmulti >= 0 else int(bool(link.flags & _LINUX_ALLMULTI))
+        return asked > own
+
+    def _apply_addrs(self, ifp: Ifnet, addrs: list[Addr]) -> None:
+        there = {_key(addr): addr for addr in addrs}
+        for ifa in ifp.if_addrhead:
+            if ifa.ifa_addr.family is AddressFamily.LINK:
+                continue
+            key = (str(ifa.ifa_addr), _prefixlen(ifa.ifa_netmask, ifa.ifa_addr))
+            if there.pop(key, None) is None:
+                self._forget_address(ifp, ifa)
+        for addr in there.values():
+            far = addr.peer or addr.broadcast
+            ifa = ifp.ifa_add(addr.address, _netmask(addr.family, addr.prefixlen), far)
+            ifp.kernel.rtsock.rt_newaddrmsg(ifp, ifa.ifa_addr, ifa.ifa_netmask, True)
+
+    # up: groups that programs of the host joined
+
+    def _group_miss(self, ifp: Ifnet) -> bool:
+        """A multicast frame missed the filter: look whether the host joined something that nobody told us of.
+
+        Memberships of packet sockets are never told, those of IP only by Linux
+        6.14 and later. At most every 50 ms, for it takes a tenth of one.
+        """
+        now = self._now()
+        if now - self._groups_read < 0.05:
+            return False
+        self.look_groups({ifp})
+        return True
+
+    def look_groups(self, ifps: Iterable[Ifnet]) -> None:
+        """Read the groups of the namespace afresh and apply what differs to these interfaces."""
+        self._groups_read = self._now()
+        maddrs = Netlink(self.netns).maddrs()
+        for ifp in ifps:
+            index = ifp.if_softc.tap.ifindex
+            self._apply_groups(ifp, [maddr for maddr in maddrs if maddr.index == index])
+
+    def _apply_groups(self, ifp: Ifnet, maddrs: list[Maddr]) -> None:
+        held = self._groups.setdefault(ifp, {})
+        nic: TapNic = ifp.if_softc
+        wanted: dict[tuple[AddressFamily, str], None] = {}
+        images: set[str] = set()
+        for maddr in maddrs:
+            if maddr.family != socket.AF_PACKET:
+                wanted[_FAMILIES[maddr.family], maddr.address] = None
+                image = nic.if_resolvemulti(ifp, _sockaddr(maddr.address))
+                images.add(str(image))
+        ours = {mac.hex(":") for mac in nic.pushed_groups}
+        for maddr in maddrs:
+            if maddr.family == socket.AF_PACKET and maddr.address not in images | ours:
+                wanted[AddressFamily.LINK, maddr.address] = None
+        self._applying = True
+        try:
+            for key in [key for key in held if key not in wanted]:
+                if_delmulti_ifma(held.pop(key))
+            for key in wanted:
+                if key not in held:
+                    held[key] = ifp.if_addmulti(key[1])
+        finally:
+            self._applying = False
+
+    def _push_groups(self, ifp: Ifnet) -> None:
+        """The multicast list changed from inside: the netdev's follows. What the host joined is there already."""
+        if not self._applying:
+            ifp.if_softc.push_groups(self.own_groups(ifp))
+
+    def own_groups(self, ifp: Ifnet) -> set[bytes]:
+        """MACs of the groups that somebody besides the host holds: those that the netdev must be given."""
+        held = set(map(id, self._groups.get(ifp, {}).values()))
+        macs: set[bytes] = set()
+        for ifma in ifp.if_multiaddrs:
+            if ifma.held > (id(ifma) in held):
+                macs.add((ifma.ifma_lladdr or ifma.ifma_addr).key)
+        return {mac for mac in macs if len(mac) == 6}
+
+
+class Listener:
+    """Hears all namespaces of a lab and lets each one's stack look where something happened."""
+
+    def __init__(self, home: Netns) -> None:
+        self.monitor = Monitor(home)
+        self._stacks: dict[int, LinuxStack] = {}
+        self.overflows = 0
+
+    def watch(self, stack: LinuxStack) -> None:
+        """Hear the namespace of ``stack`` from now on."""
+        stack.nsid = self.monitor.watch(stack.netns)
+        self._stacks[stack.nsid] = stack
+
+    def forget(self, stack: LinuxStack) -> None:
+        """Hear it no more."""
+        self._stacks.pop(stack.nsid, None)
+
+    def readable(self) -> None:
+        """Read what was told; runs on the engine's thread with the lock held."""
+        dirty: dict[LinuxStack, set[Ifnet]] = {}
+        for change in self.monitor.read(limit=500):
+            if change.kind == "overflow":
+                self.overflows += 1
+                _log.info("the kernel told more than we could hear; reading everything afresh")
+                for stack in self._stacks.values():
+                    dirty.setdefault(stack, set()).update(stack.interfaces())
+                continue
+            found = self._stacks.get(change.nsid)
+            if found is None or change.record is None:
+                continue
+            if change.kind in ("newroute", "delroute"):
+                self._route(found, change.record, change.kind == "newroute")
+                continue
+            ifp = found.interface(change.record.oif if hasattr(change.record, "oif") else change.record.index)
+            if ifp is None or ifp in dirty.get(found, ()):
+                continue
+            if (
+                isinstance(change.record, Link)
+                and change.kind == "dellink"
+                and change.record.new_nsid is not None
+            ):
+                self._moved(found, ifp, change.record)
+                continue
+            if (
+                isinstance(change.record, Link)
+                and change.kind == "newlink"
+                and found.agrees(ifp, change.record)
+            ):
+                continue
+            dirty.setdefault(found, set()).add(ifp)
+        for stack, ifps in dirty.items():
+            stack.refresh(ifp for ifp in ifps if ifp in stack.interfaces())
+
+    def _moved(self, source: LinuxStack, ifp: Ifnet, link: Link) -> None:
+        """Somebody moved the netdev with Linux's own means: the ifnet follows, or is gone if that leads out of the lab."""
+        nic: TapNic = ifp.if_softc
+        if nic.netns is not source.netns:
+            return  # our own move, told late
+        target = self._stacks.get(link.new_nsid if link.new_nsid is not None else -1)
+        if target is None:
+            source._vanished(ifp)
+            return
+        nic.arrived(target.netns, target.vnet)
+        with ifp.kernel.curvnet_set(source.vnet):
+            ifp.if_vmove(target.vnet)
+
+    def _route(self, stack: LinuxStack, route: Any, new: bool) -> None:
+        if route.table == _LOCAL or stack.vnet is None:
+            return
+        ifp = stack.interface(route.oif)
+        stack.vnet.kernel.rtsock.post(
+            RouteMessage(
+                destination=f"{route.dst}/{route.dst_len}" if route.dst else "default",
+                gateway=route.gateway,
+                name=ifp.if_xname if ifp is not None else None,
+                fib=0 if route.table == _MAIN else route.table,
+                new=new,
+                vnet=stack.vnet.name,
+            )
+        )
+
+    def close(self) -> None:
+        """Hear nothing any more."""
+        self.monitor.close()

@@ -1,0 +1,93 @@
+"""What is plugged into a wire, and what it finds there."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from iflab.net.mbuf import PKTHDR, Mbuf
+
+if TYPE_CHECKING:
+    from .wire import Wire
+
+__all__ = ["End", "Flow", "Port", "WireError"]
+
+
+class WireError(ValueError):
+    """A plug that does not fit; the text names the port, the wire and the remedy."""
+
+
+class Port(Protocol):
+    """A NIC (``iflab/drivers/tap.py``), a ``Station``, or a test double.
+
+    Both functions run with the lab's lock held, on whichever thread moved the
+    frame or the plug.
+    """
+
+    name: str
+    """For messages: ``"alice:em0"``."""
+
+    end: End | None
+    """The end of the wire that it is plugged into; set and unset by the wire."""
+
+    def receive(self, m: Mbuf) -> None:
+        """Take a frame off the wire."""
+
+    def link_change(self, up: bool) -> None:
+        """The carrier came or went; called at changes only."""
+
+
+@dataclass(slots=True)
+class Flow:
+    """What one end put on the wire, and what became of it, in frames (``octets``: of frame).
+
+    ``added`` are those that a hook or a hub made of one. At every moment
+    ``sent + added == delivered + all that was dropped + in_flight``.
+    """
+
+    sent: int = 0
+    octets: int = 0
+    added: int = 0
+    delivered: int = 0
+    in_flight: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    def balances(self) -> bool:
+        """True when every frame is accounted for."""
+        return self.sent + self.added == self.delivered + self.dropped.total() + self.in_flight
+
+    def drop(self, cause: str, frames: int = 1) -> None:
+        """Count frames lost on the way, by cause."""
+        self.dropped[cause] += frames
+
+
+class End:
+    """One end of a wire. Its port transmits by calling ``send`` with the lab's lock held.
+
+    ``send`` is bound anew whenever the wire changes, so that a frame on a plain
+    cable meets nothing but the counters. ``up`` is the carrier at this end.
+    """
+
+    __slots__ = ("flow", "port", "send", "up", "wire")
+
+    def __init__(self, wire: Wire, port: Port) -> None:
+        self.wire = wire
+        self.port = port
+        self.up = False
+        self.flow = Flow()
+        self.send: Callable[[Mbuf], None] = self._unbound
+
+    def _unbound(self, m: Mbuf) -> None:
+        self.flow.sent += 1
+        self.flow.octets += len(m) - PKTHDR
+        self.flow.drop("unplugged")
+
+    @property
+    def name(self) -> str:
+        """The wire and the port: ``"cable0 at alice:em0"``."""
+        return f"{self.wire.name} at {self.port.name}"
+
+    def __repr__(self) -> str:
+        return f"<End {self.name} {'up' if self.up else 'down'}>"
