@@ -141,7 +141,11 @@ class Lab:
         """Tell something worth telling: ``iflab run`` shows it."""
         _log.info("%s: %s", self.name, text)
         if self.on_log is not None:
-            self.on_log(time.monotonic() - self._began, text)
+            self.on_log(self.elapsed(), text)
+
+    def elapsed(self) -> float:
+        """Seconds since the lab began."""
+        return time.monotonic() - self._began
 
     # building
 

@@ -103,6 +103,8 @@ class LinuxStack(Stack):
         self.vnet: Vnet
         self.nsid = -1
         self._now = now
+        self.hear: Callable[[], None] = lambda: None
+        """Reads what the kernel told meanwhile; set by the ``Listener``."""
         self._nics: dict[int, Ifnet] = {}
         self._groups: dict[Ifnet, dict[tuple[AddressFamily, str], Ifmultiaddr]] = {}
         self._groups_read = -1.0
@@ -451,11 +453,16 @@ class LinuxStack(Stack):
     # up: groups that programs of the host joined
 
     def _group_miss(self, ifp: Ifnet) -> bool:
-        """A multicast frame missed the filter: look whether the host joined something that nobody told us of.
+        """A multicast frame missed the filter: look whether the host joined something that we do not know of yet.
 
-        Memberships of packet sockets are never told, those of IP only by Linux
-        6.14 and later. At most every 50 ms, for it takes a tenth of one.
+        Notices that wait to be read come first. Memberships of packet sockets
+        are never told, those of IP only by Linux 6.14 and later: these are read
+        from the kernel's lists, at most every 50 ms, for it takes a tenth of one.
         """
+        before = self._groups_read
+        self.hear()
+        if self._groups_read != before:
+            return True
         now = self._now()
         if now - self._groups_read < 0.05:
             return False
@@ -521,6 +528,7 @@ class Listener:
         """Hear the namespace of ``stack`` from now on."""
         stack.nsid = self.monitor.watch(stack.netns)
         self._stacks[stack.nsid] = stack
+        stack.hear = self.readable
 
     def forget(self, stack: LinuxStack) -> None:
         """Hear it no more."""

@@ -34,7 +34,8 @@ def if_setflag(ifp: Ifnet, flag: int, pflag: int, counter: str, onswitch: bool) 
     if not onswitch and count <= 0:
         raise KernelPanic(f"if_setflag: decrement non-positive refcount {count} for flag {flag}", 2680)
     new_count = count + (1 if onswitch else -1)
-    if ifp.if_flags & pflag or (count > 0 and onswitch) or new_count > 0:
+    others = count if onswitch else new_count
+    if ifp.if_flags & pflag or others:
         setattr(ifp, counter, new_count)
         return
 

@@ -1,0 +1,210 @@
+"""The commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from iflab import __version__
+
+__all__ = ["app"]
+
+EXAMPLES = """
+A network lab in Python: FreeBSD's interface layer over real Linux TAP devices.
+
+[bold]Begin with[/bold]
+
+  iflab check                                   what this machine has and lacks
+  iflab list                                    the scenarios, a line each
+  iflab run scenarios/01_first_ping.py          two hosts, one cable, two pings
+  iflab run link_flap --set cut_for=2 --pcap flap.pcap
+  iflab shell                                   a Python prompt with a lab at hand
+
+[bold]From another terminal, while a lab runs[/bold]
+
+  iflab ps                                      the labs, their hosts and wires
+  iflab exec link_flap alice ip addr            run a program in a host
+  iflab exec link_flap alice bash               a shell in a host
+"""
+
+app = typer.Typer(
+    help=EXAMPLES,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"iflab {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    verbose: Annotated[
+        int, typer.Option("--verbose", "-v", count=True, help="Tell more; -vv tells everything.")
+    ] = 0,
+) -> None:
+    """Set up what concerns every command."""
+    import logging
+
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("iflab").setLevel(level)
+
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
+
+
+@app.command()
+def run(
+    scenario: Annotated[
+        str, typer.Argument(help="A file, or the name of a scenario that 'iflab list' shows.")
+    ],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Set a parameter of the scenario; may be repeated."),
+    ] = None,
+    pcap: Annotated[
+        Path | None, typer.Option(help="Write every frame on every wire to this pcap file.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides every random choice; printed at the end.")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Run a scenario and show what happens. Exit status 0 only when all that it asserts held.
+
+    A scenario file is code: run only those that you trust.
+
+    Example: iflab run scenarios/06_link_flap.py --set cut_for=2 --pcap flap.pcap
+    """
+    from .run import run_command
+
+    raise typer.Exit(run_command(scenario, set_ or [], pcap, seed, json_))
+
+
+@app.command("list")
+def list_(json_: JsonOption = False) -> None:
+    """List the scenarios with what each shows.
+
+    Example: iflab list
+    """
+    from iflab.scenario import list_scenarios
+
+    from .show import table
+
+    found = list_scenarios()
+    if json_:
+        rows = [
+            {
+                "name": s.name,
+                "file": str(s.path),
+                "purpose": s.purpose,
+                "parameters": {p.name: p.default for p in s.parameters.values()},
+            }
+            for s in found
+        ]
+        print(json.dumps(rows, indent=2))
+        return
+    table(
+        ("scenario", "what it shows", "--set"),
+        [
+            (s.name, s.purpose, " ".join(f"{p.name}={p.default}" for p in s.parameters.values()))
+            for s in found
+        ],
+    )
+
+
+@app.command()
+def check(json_: JsonOption = False) -> None:
+    """Tell what this machine has of what a lab needs, and the remedy for what it lacks.
+
+    Exit status 3 when something is missing without which no lab runs.
+    """
+    from iflab.linux import check as look
+
+    from .errors import MISSING
+    from .show import table
+
+    findings = look()
+    if json_:
+        print(json.dumps([finding.as_dict() for finding in findings], indent=2))
+    else:
+        word = {True: "ok", False: "missing"}
+        table(
+            ("", "what", "found", "remedy"),
+            [(word[f.ok] if f.ok or f.required else "without", f.name, f.detail, f.remedy) for f in findings],
+        )
+    raise typer.Exit(MISSING if any(f.required and not f.ok for f in findings) else 0)
+
+
+@app.command()
+def shell(
+    seed: Annotated[int | None, typer.Option(help="Decides every random choice.")] = None,
+) -> None:
+    """Open a Python prompt with a fresh lab at hand, called lab.
+
+    Example: iflab shell, and then: alice, bob, cable = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    """
+    from .run import shell_command
+
+    raise typer.Exit(shell_command(seed))
+
+
+@app.command()
+def ps(json_: JsonOption = False) -> None:
+    """List the running labs with their hosts, NICs and wires.
+
+    Example: iflab ps
+    """
+    from iflab.control import find_labs
+
+    from .show import table
+
+    labs = [description for description, _ in find_labs()]
+    if json_:
+        print(json.dumps(labs, indent=2))
+        return
+    rows: list[tuple[Any, ...]] = []
+    for lab in labs:
+        for host, nics in lab["hosts"].items():
+            for nic, about in (nics or {"": {}}).items():
+                rows.append(
+                    (
+                        lab["name"],
+                        lab["pid"],
+                        host,
+                        nic,
+                        about.get("link", ""),
+                        " ".join(about.get("addresses", [])),
+                    )
+                )
+        if not lab["hosts"]:
+            rows.append((lab["name"], lab["pid"], "", "", "", ""))
+    table(("lab", "pid", "host", "nic", "link", "addresses"), rows)
+
+
+@app.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def exec_(
+    lab: Annotated[str, typer.Argument(help="A running lab ('iflab ps' lists them), by name or pid.")],
+    host: Annotated[str, typer.Argument(help="One of its hosts.")],
+    command: Annotated[
+        list[str] | None, typer.Argument(help="The program and its arguments; a shell without.")
+    ] = None,
+) -> None:
+    """Run a program inside a host of a running lab, on this terminal. Exit status is the program's.
+
+    Example: iflab exec link_flap alice tcpdump -ni em0
+    """
+    from .join import exec_command
+
+    raise typer.Exit(exec_command(lab, host, command or []))

@@ -1,0 +1,27 @@
+"""Which exceptions are the user's business: one line and an exit status, no traceback."""
+
+from __future__ import annotations
+
+__all__ = ["HELD_NOT", "MISSING", "USAGE", "explain"]
+
+HELD_NOT = 1
+USAGE = 2
+MISSING = 3
+
+
+def explain(error: Exception) -> tuple[int | None, str]:
+    """Return exit status and line for an exception; None when it is a fault of ours and wants its traceback."""
+    from iflab.control import NoSuchLab
+    from iflab.host import LabError
+    from iflab.linux import InvalidName, KernelRefused, Missing
+    from iflab.scenario import ScenarioError
+    from iflab.wire import WireError
+
+    text = str(error)
+    if isinstance(error, Missing):
+        return MISSING, f"{text} ('iflab check' tells all that is missing)"
+    if isinstance(error, (ScenarioError, LabError, WireError, InvalidName, NoSuchLab)):
+        return USAGE, text
+    if isinstance(error, (KernelRefused, PermissionError, FileNotFoundError, IsADirectoryError)):
+        return USAGE, error.args[1] if isinstance(error, KernelRefused) else text
+    return None, text

@@ -1,0 +1,94 @@
+"""``iflab run`` and ``iflab shell``."""
+
+from __future__ import annotations
+
+import code
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from .errors import HELD_NOT
+
+__all__ = ["run_command", "shell_command"]
+
+
+def _printer(to_stderr: bool) -> Callable[[float, str], None]:
+    """How a line of the lab's log is shown: seconds since the start, and the text."""
+    stream = sys.stderr if to_stderr else sys.stdout
+    if stream.isatty():
+        from rich.console import Console
+        from rich.text import Text
+
+        console = Console(stderr=to_stderr)
+
+        def pretty(seconds: float, text: str) -> None:
+            console.print(Text.assemble((f"{seconds:8.3f} s  ", "dim"), text), soft_wrap=True)
+
+        return pretty
+
+    def plain(seconds: float, text: str) -> None:
+        print(f"{seconds:8.3f} s  {text}", file=stream, flush=True)
+
+    return plain
+
+
+def _settings(pairs: list[str]) -> dict[str, str]:
+    from iflab.scenario import ScenarioError
+
+    settings = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise ScenarioError(f"--set {pair!r} sets nothing; write --set name=value")
+        settings[name] = value
+    return settings
+
+
+def run_command(which: str, pairs: list[str], pcap: Path | None, seed: int | None, as_json: bool) -> int:
+    """Run a scenario, show what happens, and return the exit status."""
+    from iflab.lab import Lab
+    from iflab.scenario import find_scenario, run_scenario
+
+    scenario = find_scenario(which)
+    values = scenario.values(_settings(pairs))
+    show = _printer(to_stderr=as_json)
+    show(0.0, f"{scenario.name}: {scenario.purpose}")
+    with Lab(scenario.name, seed=seed, on_log=show) as lab:
+        if pcap is not None:
+            lab.capture(pcap)
+        outcome = run_scenario(scenario, lab, values)
+        ended = lab.elapsed()
+    if as_json:
+        print(json.dumps(asdict(outcome), indent=2))
+    else:
+        if outcome.details:
+            print(outcome.details, file=sys.stderr)
+        settings = "".join(
+            f" --set {name}={value}" for name, value in values.items() if name in _settings(pairs)
+        )
+        verdict = "held" if outcome.held else f"FAILED at {outcome.failure}"
+        show(ended, f"{scenario.name}: {verdict}  (--seed {outcome.seed}{settings})")
+    return 0 if outcome.held else HELD_NOT
+
+
+BANNER = """A lab is at hand: lab. For example:
+    alice, bob, cable = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    alice.ping("192.0.2.2")
+    print(bob.run("ip addr").stdout)
+Ctrl-D ends it and takes everything down."""
+
+
+def shell_command(seed: int | None) -> int:
+    """Open the prompt; return the exit status."""
+    import iflab
+    from iflab.lab import Lab
+
+    if sys.stdin.isatty():
+        import readline  # noqa: F401 - its import gives the prompt its line editing
+    show = _printer(to_stderr=True)
+    with Lab(seed=seed, on_log=show) as lab:
+        names = {"lab": lab, "iflab": iflab, "Lab": Lab}
+        code.interact(banner=BANNER, local=names, exitmsg="")
+    return 0

@@ -1,0 +1,206 @@
+"""Scenarios: finding them, reading what they want, running them.
+
+A scenario is a Python file with a function ``scenario(lab, …)``. The first line of
+its docstring says what it shows; the parameters after ``lab`` have types and
+defaults, and ``--set name=value`` fills them. What it asserts decides the outcome.
+
+A scenario file is code and runs with the rights of whoever runs it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+if TYPE_CHECKING:
+    from .lab import Lab
+
+__all__ = [
+    "Outcome",
+    "Parameter",
+    "Scenario",
+    "ScenarioError",
+    "find_scenario",
+    "list_scenarios",
+    "run_scenario",
+]
+
+
+class ScenarioError(ValueError):
+    """A scenario that is not there, does not load, or has no such parameter; the text says what there is."""
+
+
+@dataclass(slots=True, frozen=True)
+class Parameter:
+    """One thing that can be set: its name, type and default."""
+
+    name: str
+    kind: type
+    default: Any
+
+    def parse(self, text: str) -> Any:
+        """Read a value. Raises ``ScenarioError`` when it is not of the type."""
+        try:
+            if self.kind is bool:
+                return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[
+                    text.lower()
+                ]
+            return self.kind(text)
+        except (KeyError, ValueError):
+            raise ScenarioError(
+                f"{self.name}={text!r} is no {self.kind.__name__}; the default is {self.default!r}"
+            ) from None
+
+
+@dataclass(slots=True, frozen=True)
+class Scenario:
+    """A scenario that was loaded."""
+
+    path: Path
+    function: Callable[..., Any]
+    purpose: str
+    description: str
+    parameters: dict[str, Parameter]
+
+    @property
+    def name(self) -> str:
+        """The file's name without number and ending: ``first_ping``."""
+        return short_name(self.path)
+
+    def values(self, settings: Mapping[str, str]) -> dict[str, Any]:
+        """The parameters with ``settings`` read in. Raises ``ScenarioError``."""
+        for name in settings:
+            if name not in self.parameters:
+                there = ", ".join(f"{p.name} ({p.kind.__name__})" for p in self.parameters.values()) or "none"
+                raise ScenarioError(f"{self.path.name} has no parameter {name!r}; it has {there}")
+        values = {name: parameter.default for name, parameter in self.parameters.items()}
+        return values | {name: self.parameters[name].parse(text) for name, text in settings.items()}
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a run ended: held or not, and if not, where and why."""
+
+    scenario: str
+    held: bool
+    seconds: float
+    seed: int
+    values: dict[str, Any] = field(default_factory=dict)
+    failure: str = ""
+    details: str = ""
+
+
+def short_name(path: Path) -> str:
+    """``scenarios/01_first_ping.py`` is ``first_ping``."""
+    head, _, rest = path.stem.partition("_")
+    return rest if head.isdigit() and rest else path.stem
+
+
+def _folders() -> list[Path]:
+    here = Path(__file__).resolve().parent
+    return [Path("scenarios"), here.parent / "scenarios", here / "scenarios"]
+
+
+def _files() -> Iterator[Path]:
+    seen = set()
+    for folder in _folders():
+        for path in sorted(folder.glob("*.py")):
+            if path.stem not in seen and not path.stem.startswith("_"):
+                seen.add(path.stem)
+                yield path
+
+
+def find_scenario(which: str) -> Scenario:
+    """Load a scenario by path, file name or short name. Raises ``ScenarioError``."""
+    path = Path(which)
+    if not path.is_file():
+        matching = [p for p in _files() if which in (p.name, p.stem, short_name(p), p.stem.split("_")[0])]
+        if not matching:
+            there = ", ".join(short_name(p) for p in _files()) or "none"
+            raise ScenarioError(f"there is no scenario {which!r}; there are {there}")
+        path = matching[0]
+    return load(path)
+
+
+def list_scenarios() -> list[Scenario]:
+    """All scenarios at hand, in reading order; those that do not load are left out."""
+    found = []
+    for path in _files():
+        try:
+            found.append(load(path))
+        except ScenarioError:
+            continue
+    return found
+
+
+def load(path: Path) -> Scenario:
+    """Load the scenario in a file. Raises ``ScenarioError``."""
+    spec = importlib.util.spec_from_file_location(f"iflab_scenario_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ScenarioError(f"{path} is no Python file; a scenario ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise ScenarioError(
+            f"{path} does not load: {type(error).__name__}: {error} (line {where.lineno})"
+        ) from error
+    function = getattr(module, "scenario", None)
+    if not callable(function):
+        raise ScenarioError(f"{path} has no function scenario(lab, …)")
+    text = inspect.cleandoc(module.__doc__ or "")
+    return Scenario(path, function, text.partition("\n")[0], text, _parameters(path, function))
+
+
+def _parameters(path: Path, function: Callable[..., Any]) -> dict[str, Parameter]:
+    signature = list(inspect.signature(function).parameters.values())
+    if not signature:
+        raise ScenarioError(f"{path}: scenario() takes no lab; write def scenario(lab, …)")
+    try:
+        hints = get_type_hints(function)
+    except NameError:  # the type of lab need not be imported
+        hints = {p.name: p.annotation for p in signature}
+    found = {}
+    for parameter in signature[1:]:
+        if parameter.default is inspect.Parameter.empty:
+            raise ScenarioError(f"{path}: the parameter {parameter.name} has no default")
+        kind = hints.get(parameter.name, type(parameter.default))
+        if isinstance(kind, str):
+            kind = {"int": int, "float": float, "str": str, "bool": bool}.get(kind, type(parameter.default))
+        if kind not in (int, float, str, bool):
+            raise ScenarioError(f"{path}: the parameter {parameter.name} is no int, float, str or bool")
+        found[parameter.name] = Parameter(parameter.name, kind, parameter.default)
+    return found
+
+
+def run_scenario(scenario: Scenario, lab: Lab, values: Mapping[str, Any]) -> Outcome:
+    """Run a scenario in a lab; a failed assertion, or anything else that it raises, makes the outcome."""
+    began = time.monotonic()
+    outcome = Outcome(scenario.name, True, 0.0, lab.seed, dict(values))
+    try:
+        scenario.function(lab, **values)
+    except Exception as error:
+        outcome.held = False
+        outcome.failure, outcome.details = _explain(error, scenario.path)
+    outcome.seconds = time.monotonic() - began
+    return outcome
+
+
+def _explain(error: Exception, path: Path) -> tuple[str, str]:
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if Path(frame.filename).resolve() == path.resolve()]
+    where = own[-1] if own else frames[-1]
+    place = f"{Path(where.filename).name} line {where.lineno}: {where.line}"
+    if isinstance(error, AssertionError):
+        return f"{place}" + (f"  ({error})" if str(error) else ""), ""
+    details = "".join(traceback.format_exception(error))
+    return f"{place}  {type(error).__name__}: {error}", details
