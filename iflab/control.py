@@ -34,7 +34,14 @@ from iflab.net.priv import allow_all, allow_none
 if TYPE_CHECKING:
     from .lab import Lab
 
-__all__ = ["Client", "ControlServer", "NoSuchLab", "find_labs", "make_private_directory"]
+__all__ = [
+    "Client",
+    "ControlServer",
+    "NoSuchLab",
+    "find_labs",
+    "make_private_directory",
+    "remove_private_directory",
+]
 
 SOCKET_NAME = "control"
 _TIMEOUT = 5.0
@@ -79,6 +86,15 @@ def make_private_directory(name: str) -> str:
         except FileNotFoundError:
             continue  # the last lab just took the directory with it
         return path
+
+
+def remove_private_directory(path: str) -> None:
+    """Take the directory away again, and the one above it if no other lab uses it."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(path, SOCKET_NAME))
+    for folder in (path, os.path.dirname(path)):
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)
 
 
 def _peer(connection: socket.socket) -> tuple[int, int]:

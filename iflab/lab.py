@@ -27,7 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from iflab.control import ControlServer, make_private_directory
+from iflab.control import ControlServer, make_private_directory, remove_private_directory
 from iflab.drivers import TapNic
 from iflab.engine import Engine
 from iflab.host import Host, LabError
@@ -45,6 +45,9 @@ __all__ = ["Lab", "LabError"]
 _log = logging.getLogger("iflab.lab")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}\Z")
 _numbers = itertools.count()
+
+LINK_PATIENCE = 1.0
+"""Seconds that plugging waits for the kernels to see their links; a NIC that is late is no error."""
 
 CLOSERS = 32
 """File descriptors of TAPs closed at once: the kernel makes each closer wait, all at the same time."""
@@ -98,8 +101,12 @@ class Lab:
             self._home = Netns.create(f"{self.name}'s own")
             undo.callback(self._home.close)
             self._listener = Listener(self._home)
+            self._heard = threading.Condition(self.lock)
+            self._listener.on_heard = self._heard.notify_all
             undo.callback(self._listener.close)
             directory = make_private_directory(self.name) if control else None
+            if directory:
+                undo.callback(remove_private_directory, directory)
             self.keeper = Keeper([directory] if directory else ())
             undo.callback(self.keeper.close)
             self.engine = Engine(self.lock, self.kernel.taskqueue_swi, self.name)
@@ -260,6 +267,7 @@ class Lab:
             for capture in self._captures:
                 capture.listen(wire)
             wire.on_change = lambda wire, what: self.log(f"{wire.name}: {what}")
+        self._wait_operational(wire.ends, LINK_PATIENCE)
 
     @staticmethod
     def _port(thing: Ifnet | Port) -> Port:
@@ -280,23 +288,35 @@ class Lab:
         return timer
 
     def wait_links(self, timeout: float = 5.0) -> None:
-        """Wait until every plugged NIC with a carrier is seen up by its kernel too. Raises ``TimeoutError``."""
+        """Wait until every NIC that is up and has a carrier sends: its kernel needs a moment after the plug.
+
+        Raises ``TimeoutError`` naming those that do not.
+        """
+        nics = [ifp.if_softc for host in self.hosts.values() for ifp in host.vnet.ifnets()]
+        waiting = self._wait_operational(nics, timeout)
+        if waiting:
+            raise TimeoutError(f"no link after {timeout:g} s: {', '.join(nic.name for nic in waiting)}")
+
+    def _wait_operational(self, nics: Iterable[Any], timeout: float) -> list[TapNic]:
+        """Wait for the kernel to use these NICs; return those that it does not use in time."""
+        if self.engine.is_current():
+            return []
         deadline = time.monotonic() + timeout
-        while True:
-            with self.lock:
+        with self._heard:
+            while True:
                 waiting = [
-                    ifp.if_softc.name
-                    for host in self.hosts.values()
-                    for ifp in host.vnet.ifnets()
-                    if ifp.if_softc.end is not None
-                    and ifp.if_softc.end.up
-                    and ifp.if_link_state is not LinkState.UP
+                    nic
+                    for nic in nics
+                    if isinstance(nic, TapNic)
+                    and nic.end is not None
+                    and nic.end.up
+                    and nic.ifp.if_flags & IFF.UP
+                    and nic.operstate != "UP"
                 ]
-            if not waiting:
-                return
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"no link after {timeout:g} s: {', '.join(waiting)}")
-            threading.Event().wait(0.002)
+                left = deadline - time.monotonic()
+                if not waiting or left <= 0:
+                    return waiting
+                self._heard.wait(left)
 
     def capture(self, path: str | os.PathLike[str]) -> Capture:
         """Write every frame that is put on any wire, also on those made later, to a pcap file. Raises ``OSError``."""

@@ -380,6 +380,7 @@ class LinuxStack(Stack):
         nic: TapNic = ifp.if_softc
         td = self.vnet.thread()
         nic.netdev_flags = link.flags & 0xFFFF
+        nic.operstate = link.operstate
         if ifp.if_xname != link.name:
             nic.name, nic.tap.name = f"{self.vnet.name}:{link.name}", link.name
             self.vnet.ioctl(
@@ -523,6 +524,8 @@ class Listener:
         self.monitor = Monitor(home)
         self._stacks: dict[int, LinuxStack] = {}
         self.overflows = 0
+        self.on_heard: Callable[[], None] = lambda: None
+        """Called, with the lock held, after something was heard."""
 
     def watch(self, stack: LinuxStack) -> None:
         """Hear the namespace of ``stack`` from now on."""
@@ -569,6 +572,7 @@ class Listener:
             dirty.setdefault(found, set()).add(ifp)
         for stack, ifps in dirty.items():
             stack.refresh(ifp for ifp in ifps if ifp in stack.interfaces())
+        self.on_heard()
 
     def _moved(self, source: LinuxStack, ifp: Ifnet, link: Link) -> None:
         """Somebody moved the netdev with Linux's own means: the ifnet follows, or is gone if that leads out of the lab."""

@@ -95,6 +95,8 @@ class TapNic(Driver):
         self.netdev_flags = 0
         """The netdev's flags (Linux's bits) as last set or seen."""
         self.netdev_mtu = 0
+        self.operstate = "DOWN"
+        """The netdev's operational state as last heard (RFC 2863): ``"UP"`` once the kernel sends through it."""
         self.kernel_promisc = False
         """One reference of ``if_pcount`` is held for a program of the host that sniffs."""
         self.kernel_allmulti = False

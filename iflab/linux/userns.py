@@ -2,7 +2,8 @@
 
 An ordinary user may make a user namespace, is root in it, and can then make
 network namespaces and devices that nobody else sees. The process must do that
-before it starts a second thread.
+before it starts a second thread, and is cut off from the machine's own network
+from then on.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import threading
 
 from .errors import Missing
-from .syscalls import CLONE_NEWUSER, unshare
+from .syscalls import CLONE_NEWNET, CLONE_NEWUSER, unshare
 
 __all__ = [
     "CAP_NET_ADMIN",
@@ -62,7 +63,9 @@ def ensure_privileges() -> None:
         )
     uid, gid = os.geteuid(), os.getegid()
     try:
-        unshare(CLONE_NEWUSER)
+        # A thread may enter a namespace only if the user namespace owns it, and must find its way back:
+        # so the process leaves the machine's own network namespace for good.
+        unshare(CLONE_NEWUSER | CLONE_NEWNET)
     except OSError as error:
         raise Missing(f"user namespaces are not to be had ({error.strerror}); {_remedy()}") from error
     for path, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
