@@ -1,10 +1,11 @@
 """A scapy program on a wire: a ``SuperSocket`` whose network is one cable or segment.
 
-scapy's ``sr1``, ``srp``, ``sniff``, ``AsyncSniffer`` and ``AnsweringMachine`` take it
-wherever they take a socket; the methods of the same names pass it along::
+scapy's ``sniff`` and ``AsyncSniffer`` take it as ``opened_socket``, ``sndrcv`` as its
+socket, an ``AnsweringMachine`` as both ``opened_socket`` and ``socket``. The methods
+pass it along::
 
     reply = station.sr1(Ether() / IP(dst="192.0.2.1") / ICMP(), timeout=1)
-    machine = ARP_am(IP_addr="192.0.2.9", ARP_addr=station.mac, opened_socket=station)
+    machine = station.answering_machine(ARP_am, IP_addr="192.0.2.9", ARP_addr=station.mac)
 
 A station is a port like any NIC, and hears every frame of its wire. It is no
 host: what nobody answers stays unanswered, unless it was given ``addresses``;
@@ -223,6 +224,12 @@ class Station(SuperSocket):  # type: ignore[misc]
         from scapy.sendrecv import AsyncSniffer
 
         return AsyncSniffer(opened_socket=self, **options)
+
+    def answering_machine(self, kind: type, **options: Any) -> Any:
+        """Start one of scapy's answering machines on this station, in the background; ``sniffer.stop()`` ends it."""
+        machine = kind(opened_socket=self, socket=self, verbose=0, **options)
+        machine.bg()
+        return machine
 
     def _complete_all(self, packets: Any) -> Any:
         if isinstance(packets, Packet):

@@ -67,11 +67,14 @@ class Tap:
 class _Pipe:
     """The frames in flight towards one port, in order, with one timer for the first of them."""
 
-    __slots__ = ("clock", "deliver", "frames", "timer")
+    __slots__ = ("clock", "deliver", "frames", "on_empty", "timer")
 
-    def __init__(self, clock: Clock, deliver: Callable[[Flow, Mbuf], None]) -> None:
+    def __init__(
+        self, clock: Clock, deliver: Callable[[Flow, Mbuf], None], on_empty: Callable[[], None]
+    ) -> None:
         self.clock = clock
         self.deliver = deliver
+        self.on_empty = on_empty
         self.frames: deque[tuple[float, Flow, Mbuf]] = deque()
         self.timer: Timer | None = None
 
@@ -91,7 +94,9 @@ class _Pipe:
             _, flow, m = self.frames.popleft()
             flow.in_flight -= 1
             self.deliver(flow, m)
-        if self.frames and self.timer is None:
+        if not self.frames:
+            self.on_empty()
+        elif self.timer is None:
             self.timer = self.clock.call_at(self.frames[0][0], self._release)
 
     def lose(self, cause: str, flow: Flow | None = None) -> None:
@@ -307,6 +312,8 @@ class Wire:
         others = [other.port for other in self.ends.values() if other is not end]
         if len(others) != 1 or self.hooks or self.taps or self._cut or self.delay(others[0]):
             return lambda m: self._send(end, m)
+        if others[0] in self._pipes and self._pipes[others[0]].frames:
+            return lambda m: self._send(end, m)  # nothing overtakes what is still in flight
         receive = others[0].receive
 
         def straight(m: Mbuf) -> None:
@@ -348,13 +355,20 @@ class Wire:
         pipe = self._pipes.get(port)
         if delay or (pipe is not None and pipe.frames):
             if pipe is None:
-                pipe = self._pipes[port] = _Pipe(
-                    self.clock,
-                    lambda flow, m, port=port: self._deliver(flow, port, m),  # type: ignore[misc]
-                )
+                pipe = self._pipes[port] = self._pipe(port)
             pipe.push(delay, flow, m)
         else:
             self._deliver(flow, port, m)
+
+    def _pipe(self, port: Port) -> _Pipe:
+        def deliver(flow: Flow, m: Mbuf) -> None:
+            self._deliver(flow, port, m)
+
+        def emptied() -> None:
+            if not self.delay(port):  # the delay was taken off meanwhile: back to the straight way
+                self.rebind()
+
+        return _Pipe(self.clock, deliver, emptied)
 
     def _deliver(self, flow: Flow, port: Port, m: Mbuf) -> None:
         try:

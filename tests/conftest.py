@@ -1,0 +1,39 @@
+"""What the tests share: a lab per test, and who may skip.
+
+Tests under ``tests/pure`` and ``tests/net`` need neither root nor kernel. The
+others run on the real one; where something is missing they are skipped with the
+reason, unless ``IFLAB_NO_SKIP`` is set, which makes a skip a failure.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from iflab import Lab, Missing
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    """A fresh lab, gone with the test."""
+    try:
+        fresh = Lab()
+    except Missing as error:
+        pytest.skip(f"no lab runs here: {error}")
+    with fresh:
+        yield fresh
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    outcome = yield
+    report = outcome.get_result()
+    if report.skipped and os.environ.get("IFLAB_NO_SKIP"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"skipped although IFLAB_NO_SKIP is set: {reason}"

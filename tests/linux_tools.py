@@ -1,0 +1,65 @@
+"""The kernel's own account, read by programs that are not ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import pytest
+
+from iflab import Host
+
+
+def ip(host: Host, *words: str) -> list[dict[str, Any]]:
+    """``ip -j WORDS`` inside a host."""
+    return json.loads(host.run(["ip", "-j", "-d", *words], check=True).stdout or "[]")
+
+
+def link(host: Host, name: str) -> dict[str, Any]:
+    """What ``ip link show`` says of a device."""
+    return ip(host, "link", "show", name)[0]
+
+
+def kernel_flags(host: Host, name: str) -> set[str]:
+    """The flags of a device as ``ip`` prints them."""
+    return set(link(host, name)["flags"])
+
+
+def need(program: str, package: str) -> None:
+    """Skip unless a program is there."""
+    import shutil
+
+    if shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin") is None:
+        pytest.skip(f"{program} is not installed: apt install {package}")
+
+
+def eventually(condition: Callable[[], Any], timeout: float = 5.0) -> Any:
+    """Wait until ``condition()`` is true and return it; fail after ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
+    while True:
+        found = condition()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {timeout:g} s: {condition}")
+        time.sleep(0.005)  # between two looks at something that sends no event
+
+
+def network_namespaces() -> set[int]:
+    """Inodes of all network namespaces that a process or an open file holds."""
+    found = set()
+    for process in psutil.process_iter():
+        base = f"/proc/{process.pid}"
+        try:
+            found.add(os.stat(f"{base}/ns/net").st_ino)
+            for fd in os.listdir(f"{base}/fd"):
+                target = os.readlink(f"{base}/fd/{fd}")
+                if target.startswith("net:["):
+                    found.add(int(target[5:-1]))
+        except OSError:
+            continue
+    return found

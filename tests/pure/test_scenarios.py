@@ -1,0 +1,76 @@
+"""Reading scenario files and their parameters."""
+
+import pytest
+
+from iflab.scenario import ScenarioError, find_scenario, list_scenarios, load
+
+
+def write(tmp_path, text):
+    path = tmp_path / "09_mine.py"
+    path.write_text(text)
+    return path
+
+
+def test_parameters_have_types_and_defaults(tmp_path):
+    mine = load(
+        write(
+            tmp_path,
+            '"""Mine does it."""\n'
+            "def scenario(lab, count: int = 3, wait: float = 0.5, loud: bool = False, who: str = 'bob'): ...\n",
+        )
+    )
+
+    assert (mine.name, mine.purpose) == ("mine", "Mine does it.")
+    assert mine.values({}) == {"count": 3, "wait": 0.5, "loud": False, "who": "bob"}
+    assert mine.values({"count": "7", "wait": "2", "loud": "yes", "who": "eve"}) == {
+        "count": 7,
+        "wait": 2.0,
+        "loud": True,
+        "who": "eve",
+    }
+
+
+def test_wrong_values_name_the_parameter_and_its_type(tmp_path):
+    mine = load(write(tmp_path, "def scenario(lab, count: int = 3): ..."))
+
+    with pytest.raises(ScenarioError, match="count='many' is no int; the default is 3"):
+        mine.values({"count": "many"})
+    with pytest.raises(ScenarioError, match=r"has no parameter 'cuont'; it has count \(int\)"):
+        mine.values({"cuont": "1"})
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("x = 1", "has no function scenario"),
+        ("def scenario(): ...", "takes no lab"),
+        ("def scenario(lab, n): ...", "the parameter n has no default"),
+        ("import nowhere_at_all", "does not load: ModuleNotFoundError"),
+        ("def scenario(lab", "does not load: SyntaxError"),
+    ],
+)
+def test_files_that_are_no_scenario_say_why(tmp_path, text, complaint):
+    with pytest.raises(ScenarioError, match=complaint):
+        load(write(tmp_path, text))
+
+
+def test_an_unknown_scenario_lists_those_there_are():
+    with pytest.raises(ScenarioError, match="no scenario 'frist_ping'; there are first_ping, scapy_station"):
+        find_scenario("frist_ping")
+
+
+def test_every_scenario_of_the_project_is_listed_with_a_purpose():
+    found = list_scenarios()
+
+    assert [s.name for s in found][:8] == [
+        "first_ping",
+        "scapy_station",
+        "sniff",
+        "promisc",
+        "allmulti",
+        "link_flap",
+        "queue_full",
+        "your_own_nic",
+    ]
+    assert all(s.purpose.endswith(".") for s in found)
+    assert all(len(s.path.read_text().splitlines()) < 80 for s in found)
