@@ -62,6 +62,10 @@ def _owner() -> int:
 
 
 def _base_directories(uid: int) -> list[str]:
+    """Where the directories of a user's labs lie, the preferred place first; ``IFLAB_RUN_DIR`` names another."""
+    chosen = os.environ.get("IFLAB_RUN_DIR")
+    if chosen:
+        return [os.path.join(chosen, "iflab")]
     if uid == 0:
         return ["/run/iflab", "/tmp/iflab-0"]
     return [f"/run/user/{uid}/iflab", f"/tmp/iflab-{uid}"]

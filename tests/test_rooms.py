@@ -49,7 +49,10 @@ def test_heavy_libraries_wait_until_they_are_used():
 
 
 def test_the_interface_layer_needs_nothing_else_of_iflab():
-    program = "import sys, iflab.net; print(*[m for m in sys.modules if m.startswith('iflab.') and not m.startswith('iflab.net')])"
+    program = (
+        "import sys, iflab.net; "
+        "print(*[m for m in sys.modules if m.startswith('iflab.') and not m.startswith('iflab.net')])"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
     assert done.stdout.split() == []

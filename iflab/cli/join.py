@@ -54,7 +54,7 @@ def exec_command(lab: str, host: str, command: list[str]) -> int:
                     become(0)
     with contextlib.suppress(OSError):
         os.chdir(here)
-    argv = command or [os.environ.get("SHELL", "/bin/sh")]
+    argv = command[command[:1] == ["--"] :] or [os.environ.get("SHELL", "/bin/sh")]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program
     try:
         status = subprocess.call(argv)

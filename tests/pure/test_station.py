@@ -5,7 +5,7 @@ import threading
 import pytest
 from scapy.layers.inet import ICMP, IP
 from scapy.layers.l2 import ARP, ARP_am, Ether
-from scapy.sendrecv import AsyncSniffer, sniff, sndrcv
+from scapy.sendrecv import AsyncSniffer, sndrcv, sniff
 
 from iflab.net import ManualClock
 from iflab.wire import Cable, Station, WireError

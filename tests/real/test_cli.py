@@ -1,0 +1,356 @@
+"""The command line, run as a user runs it."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from iflab import Lab
+
+from ..conftest import ROOT
+from ..linux_tools import eventually, need
+
+IFLAB = [sys.executable, "-c", "from iflab.cli import main; main()"]
+
+
+@pytest.fixture
+def open_place():
+    """A folder that every user may enter; pytest's own are private."""
+    place = Path(tempfile.mkdtemp(prefix="iflab-test-"))
+    os.chmod(place, 0o755)
+    yield place
+    shutil.rmtree(place)
+
+
+def iflab(*words, cwd=ROOT, **options):
+    return subprocess.run([*IFLAB, *words], capture_output=True, text=True, cwd=cwd, timeout=60, **options)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "scenarios").glob("*.py")), ids=lambda path: path.stem)
+def test_every_scenario_holds(path):
+    done = iflab("run", str(path))
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "held" in done.stdout
+
+
+def test_run_shows_what_happens_and_how_to_repeat_it():
+    done = iflab("run", "01", "--set", "count=2", "--seed", "7")
+
+    assert "ping 192.0.2.2: 2 of 2 answered" in done.stdout
+    assert done.stdout.rstrip().endswith("first_ping: held  (--seed 7 --set count=2)")
+    assert done.stderr == ""
+
+
+def test_an_assertion_that_fails_is_told_with_its_line(tmp_path):
+    path = tmp_path / "wrong.py"
+    path.write_text('"""It is wrong."""\ndef scenario(lab, n: int = 1):\n    assert n == 2\n')
+
+    done = iflab("run", str(path))
+    well = iflab("run", str(path), "--set", "n=2")
+
+    assert (done.returncode, well.returncode) == (1, 0)
+    assert "wrong: FAILED at wrong.py line 3: assert n == 2" in done.stdout
+
+
+def test_a_scenario_that_raises_is_told_with_its_traceback(tmp_path):
+    path = tmp_path / "wrong.py"
+    path.write_text("def scenario(lab):\n    {}['key']\n")
+
+    done = iflab("run", str(path))
+
+    assert done.returncode == 1
+    assert "KeyError: 'key'" in done.stderr
+    assert "Traceback" in done.stderr
+
+
+def test_json_is_for_programs():
+    done = iflab("run", "01", "--json", "--seed", "3")
+
+    outcome = json.loads(done.stdout)
+    assert (outcome["scenario"], outcome["held"], outcome["seed"]) == ("first_ping", True, 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["run", "frist_ping"], "there is no scenario 'frist_ping'; there are first_ping"),
+        (["run", "01", "--set", "count=many"], "count='many' is no int; the default is 3"),
+        (["run", "01", "--set", "cuont=3"], "01_first_ping.py has no parameter 'cuont'; it has count (int)"),
+        (["run", "01", "--set", "count"], "--set 'count' sets nothing; write --set name=value"),
+        (
+            ["run", "01", "--pcap", "/nowhere/at/all.pcap"],
+            "No such file or directory: '/nowhere/at/all.pcap'",
+        ),
+        (["exec", "nolab", "alice", "true"], "no running lab is called 'nolab'; running:"),
+    ],
+)
+def test_bad_words_get_one_line_and_status_2(words, text):
+    done = iflab(*words)
+
+    assert done.returncode == 2
+    assert text in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_list_and_check_for_people_and_programs():
+    listed = json.loads(iflab("list", "--json").stdout)
+    assert listed[0]["name"] == "first_ping"
+    assert listed[0]["parameters"] == {"count": 3}
+    assert "TCP survives" in iflab("list").stdout
+
+    findings = {row["name"]: row for row in json.loads(iflab("check", "--json").stdout)}
+    assert findings["kernel"]["ok"]
+    assert findings["tcpdump"]["required"] is False
+
+
+def test_check_names_a_missing_tun_with_the_remedy():
+    done = iflab("check", env={**os.environ, "IFLAB_TUN": "/dev/net/nowhere"})
+    ran = iflab("run", "01", env={**os.environ, "IFLAB_TUN": "/dev/net/nowhere"})
+
+    assert done.returncode == 3
+    assert "modprobe tun" in done.stdout
+    assert ran.returncode in (1, 3)
+    assert (
+        "/dev/net/nowhere is not there; load the module with 'modprobe tun' as root"
+        in ran.stdout + ran.stderr
+    )
+
+
+def test_help_teaches_by_example():
+    done = iflab("--help")
+
+    for words in ("iflab check", "iflab run scenarios/01_first_ping.py", "iflab exec link_flap alice"):
+        assert words in done.stdout
+
+
+def test_the_shell_has_a_lab_at_hand():
+    done = iflab(
+        "shell",
+        input="alice, bob, cable = lab.pair('192.0.2.1/24', '192.0.2.2/24')\nprint(alice.ping('192.0.2.2'))\n",
+    )
+
+    assert done.returncode == 0
+    assert "1 of 1 answered" in done.stdout
+
+
+def test_pcap_is_read_by_tshark(tmp_path):
+    need("tshark", "tshark")
+    path = tmp_path / "ping.pcap"
+
+    assert iflab("run", "01", "--set", "count=4", "--pcap", str(path)).returncode == 0
+    read = subprocess.run(
+        [
+            "tshark",
+            "-r",
+            str(path),
+            "-Y",
+            "icmp || icmpv6.type == 128 || icmpv6.type == 129",
+            "-T",
+            "fields",
+            "-e",
+            "frame.protocols",
+        ],
+        capture_output=True,
+        text=True,
+    )
+
+    assert len(read.stdout.split()) == 16
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_ctrl_c_ends_a_run_cleanly():
+    process = subprocess.Popen(
+        [*IFLAB, "run", "link_flap", "--set", "cut_for=30"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    for line in process.stdout:
+        if "cut" in line and "cable0" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=10)
+
+    assert process.returncode == 130
+    assert "Traceback" not in err
+
+
+# from another terminal
+
+
+@pytest.fixture
+def running(lab):
+    alice, bob, _ = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    return lab, alice, bob
+
+
+def test_ps_lists_hosts_nics_and_addresses(running):
+    lab, _, _ = running
+
+    shown = [line.split() for line in iflab("ps").stdout.splitlines()]
+    described = {row["name"]: row for row in json.loads(iflab("ps", "--json").stdout)}
+
+    assert [lab.name, str(os.getpid()), "alice", "em0", "up", "192.0.2.1"] in [row[:6] for row in shown]
+    assert described[lab.name]["wires"] == {"cable0": ["alice:em0", "bob:em0"]}
+
+
+def test_exec_runs_in_the_host_and_gives_the_status_back(running):
+    lab, _, _ = running
+
+    done = iflab("exec", lab.name, "bob", "sh", "-c", "hostname; ip -br addr show em0; exit 5")
+
+    assert done.returncode == 5
+    assert done.stdout.startswith("bob\n")
+    assert "192.0.2.2/24" in done.stdout
+    assert iflab("exec", lab.name, "bob", "--", "ls", "/sys/class/net").stdout.split() == ["em0", "lo"]
+
+
+def test_exec_says_what_is_there_instead(running):
+    lab, _, _ = running
+
+    no_host = iflab("exec", lab.name, "carol", "true")
+    no_program = iflab("exec", lab.name, "bob", "no-such-program")
+
+    assert (no_host.returncode, no_program.returncode) == (2, 2)
+    assert "has no host 'carol'; its hosts are alice, bob" in no_host.stderr
+    assert "cannot run 'no-such-program': No such file or directory" in no_program.stderr
+
+
+def test_what_exec_started_ends_with_the_lab(running):
+    lab, _, _ = running
+    process = subprocess.Popen([*IFLAB, "exec", lab.name, "alice", "sleep", "600"], cwd=ROOT)
+    eventually(lambda: "sleep 600" in lab.hosts["alice"].run("ps ax").stdout)
+
+    lab.close()
+
+    assert process.wait(timeout=10) == 137
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a stranger")
+def test_a_stranger_gets_nothing(open_place, monkeypatch):
+    monkeypatch.setenv("IFLAB_RUN_DIR", str(open_place))
+    with Lab() as lab:
+        lab.pair("192.0.2.1/24", "192.0.2.2/24")
+        strangers_try(lab)
+
+
+def strangers_try(lab):
+    path = lab._control.path
+    other = ["setpriv", "--reuid", "65533", "--regid", "65533", "--clear-groups"]
+    program = f"import socket; s = socket.socket(socket.AF_UNIX); s.connect({path!r})"
+
+    barred = subprocess.run([*other, sys.executable, "-c", program], capture_output=True, text=True)
+    assert "PermissionError" in barred.stderr
+
+    # Even one who got past the modes of directory and socket is told nothing.
+    directory = os.path.dirname(path)
+    for place, mode in ((os.path.dirname(directory), 0o755), (directory, 0o755), (path, 0o666)):
+        os.chmod(place, mode)
+    asked = subprocess.run(
+        [*other, sys.executable, "-c", program + "; print(s.recv(1000))"],
+        capture_output=True,
+        text=True,
+    )
+    assert "this lab belongs to another user" in asked.stdout
+    assert "192.0.2.1" not in asked.stdout
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"\n", b"not json\n", b"[1]\n", b'{"do": "destroy"}\n', b"\xff" * 100 + b"\n", b'{"do": {}}\n'],
+)
+def test_garbage_gets_an_answer_and_harms_nothing(running, garbage):
+    lab, alice, _ = running
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(5)
+        client.connect(lab._control.path)
+        client.sendall(garbage)
+        answer = client.makefile().readline()
+
+    assert json.loads(answer)["ok"] is False
+    assert alice.ping("192.0.2.2").received == 1
+
+
+def test_a_client_that_says_nothing_holds_up_nobody(running):
+    lab, _, _ = running
+    silent = [socket.socket(socket.AF_UNIX) for _ in range(5)]
+    for client in silent:
+        client.connect(lab._control.path)
+
+    assert lab.name in iflab("ps").stdout
+    for client in silent:
+        client.close()
+
+
+# an ordinary user
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become an ordinary user")
+@pytest.mark.parametrize("scenario", ["01_first_ping", "02_scapy_station", "05_allmulti"])
+def test_the_same_scenario_as_an_ordinary_user(open_place, scenario):
+    """Without root, in a user namespace, with nothing but a tun device that may be opened."""
+    place = open_place
+    tun = place / "tun"
+    os.mknod(tun, 0o666 | stat.S_IFCHR, os.makedev(10, 200))
+    os.chmod(tun, 0o666)
+    readable = all(os.stat(folder).st_mode & 0o005 == 0o005 for folder in (ROOT, *ROOT.parents))
+    source = ROOT
+    if not readable:
+        source = place / "checkout"
+        shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".git", ".venv", ".*cache"))
+    paths = os.pathsep.join([str(source), *(p for p in sys.path if p.endswith("site-packages"))])
+    done = subprocess.run(
+        [
+            "setpriv",
+            "--reuid",
+            "65534",
+            "--regid",
+            "65534",
+            "--clear-groups",
+            *IFLAB,
+            "run",
+            f"scenarios/{scenario}.py",
+        ],
+        capture_output=True,
+        text=True,
+        cwd=source,
+        env={
+            "PATH": "/usr/bin:/bin:/usr/sbin:/sbin",
+            "IFLAB_TUN": str(tun),
+            "PYTHONPATH": paths,
+            "HOME": str(place),
+        },
+        timeout=60,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "held" in done.stdout
+
+
+def test_without_user_namespaces_the_remedy_is_named(monkeypatch):
+    from iflab.linux import Missing, userns
+
+    monkeypatch.setattr(userns, "have_cap", lambda cap: False)
+    monkeypatch.setattr(userns, "thread_count", lambda: 1)
+
+    def refuse(flags):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(userns, "unshare", refuse)
+    with pytest.raises(Missing, match=r"user namespaces are not to be had \(Operation not permitted\); "):
+        userns.ensure_privileges()
+    monkeypatch.setattr(userns, "thread_count", lambda: 2)
+    with pytest.raises(Missing, match=re.escape("call iflab.linux.ensure_privileges() first thing")):
+        userns.ensure_privileges()

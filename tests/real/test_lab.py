@@ -1,0 +1,373 @@
+"""Labs, hosts and programs in them."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+
+from iflab import Lab, LabError, TapNic
+from iflab.linux import InvalidName, KernelRefused
+from iflab.net import IFF
+from iflab.wire import WireError
+
+from ..conftest import ROOT
+from ..linux_tools import eventually, ip, need, network_namespaces
+
+
+def test_two_hosts_talk_over_both_protocols(lab):
+    alice, bob, cable = lab.pair(("192.0.2.1/24", "2001:db8::1/64"), ("192.0.2.2/24", "2001:db8::2/64"))
+
+    assert alice.ping("192.0.2.2", 5, interval=0.01).received == 5
+    assert bob.ping("2001:db8::1", 5, interval=0.01).received == 5
+    assert cable.account().balances()
+    need("ping", "iputils-ping")
+    assert "1 received" in alice.run("ping -c1 -W2 192.0.2.2").stdout
+
+
+def test_a_ping_that_nobody_answers(lab):
+    alice, _, _ = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+
+    result = alice.ping("192.0.2.77", timeout=0.05)
+
+    assert (result.sent, result.received, result.loss) == (1, 0, 1.0)
+    with pytest.raises(LabError, match="'nobody' is no address"):
+        alice.ping("nobody")
+
+
+def test_run_gives_output_and_status(lab):
+    alice = lab.host("alice")
+
+    done = alice.run(["sh", "-c", "echo out; echo err >&2; exit 7"])
+
+    assert (done.stdout, done.stderr, done.returncode) == ("out\n", "err\n", 7)
+    assert alice.run("cat", input="hello").stdout == "hello"
+    assert alice.run("hostname").stdout == "alice\n"
+    with pytest.raises(FileNotFoundError):
+        alice.run(["no-such-program"])
+    with pytest.raises(subprocess.CalledProcessError):
+        alice.run("false", check=True)
+
+
+def test_a_program_that_takes_too_long_is_ended_with_its_children(lab):
+    alice = lab.host("alice")
+
+    with pytest.raises(subprocess.TimeoutExpired):
+        alice.run("sleep 61 & sleep 61", timeout=0.2)
+
+    eventually(lambda: "sleep 61" not in alice.run("ps ax").stdout)
+
+
+def test_a_host_sees_its_own_network_and_processes_only(lab):
+    alice = lab.host("alice")
+    alice.nic("em0", "192.0.2.1/24")
+
+    assert sorted(alice.run("ls /sys/class/net").stdout.split()) == ["em0", "lo"]
+    assert str(os.getpid()) not in alice.run("ps ax -o pid=").stdout.split()
+    assert set(alice.call(psutil.net_if_addrs)) == {"em0", "lo"}
+
+
+def test_a_socket_of_the_host_in_our_own_process(lab):
+    alice, bob, _ = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    with (
+        alice.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
+        bob.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        server.bind(("192.0.2.1", 5000))
+        server.settimeout(2)
+        client.sendto(b"hello", ("192.0.2.1", 5000))
+
+        data, (address, _) = server.recvfrom(100)
+
+    assert (data, address) == (b"hello", "192.0.2.2")
+
+
+def test_calling_a_function_inside(lab):
+    alice = lab.host("alice")
+
+    assert alice.call(socket.if_nameindex) == [(1, "lo")]
+    assert len(socket.if_nameindex()) >= 1
+
+
+def test_download_of_the_labs_own(lab):
+    alice, bob, _ = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+
+    transfer = bob.fetch(alice.serve(bytes_=3_000_000))
+
+    assert transfer.wait(timeout=20) == 3_000_000
+
+
+def test_iperf3_works_as_on_a_real_machine(lab):
+    need("iperf3", "iperf3")
+    alice, bob, _ = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    server = alice.popen(["iperf3", "-s", "-1"], stdout=subprocess.DEVNULL)
+    eventually(lambda: ":5201" in alice.run("ss -ltn").stdout)
+
+    done = bob.run(["iperf3", "-c", "192.0.2.1", "-n", "2M", "-J"])
+
+    assert done.returncode == 0, done.stdout
+    assert '"bits_per_second"' in done.stdout
+    server.wait(timeout=5)
+
+
+def test_dnsmasq_works_as_on_a_real_machine(lab, tmp_path):
+    need("dnsmasq", "dnsmasq-base")
+    alice, bob, _ = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    alice.popen(
+        [
+            "dnsmasq",
+            "-k",
+            "-u",
+            "root",
+            "--no-resolv",
+            "--no-hosts",
+            "--pid-file",
+            "--address=/example.test/192.0.2.42",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    eventually(lambda: "192.0.2.1:53" in alice.run("ss -lun").stdout or ":53 " in alice.run("ss -lun").stdout)
+    query = b"\x12\x34\x01\x00\x00\x01" + bytes(6) + b"\x07example\x04test\x00\x00\x01\x00\x01"
+
+    with bob.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(3)
+        sock.sendto(query, ("192.0.2.1", 53))
+        answer = sock.recv(512)
+
+    assert socket.inet_aton("192.0.2.42") in answer
+
+
+def test_scheduled_calls_happen_in_order_and_in_time(lab):
+    happened = []
+    done = threading.Event()
+    began = time.monotonic()
+
+    lab.at(0.03, lambda: (happened.append(("b", time.monotonic() - began)), done.set()))
+    lab.at(0.01, happened.append, ("a", 0))
+    cancelled = lab.at(0.005, happened.append, ("never", 0))
+    cancelled.cancel()
+
+    assert done.wait(2)
+    assert [name for name, _ in happened] == ["a", "b"]
+    assert happened[1][1] >= 0.03
+
+
+def test_several_labs_in_one_process_know_nothing_of_each_other(lab):
+    with Lab() as other:
+        for each in (lab, other):
+            alice, _, _ = each.pair("192.0.2.1/24", "192.0.2.2/24")
+            assert alice.ping("192.0.2.2").received == 1
+        assert lab.name != other.name
+
+
+# bad input
+
+
+def test_what_cannot_be_is_refused_in_one_line_and_leaves_nothing(lab):
+    alice = lab.host("alice")
+    em0 = alice.nic("em0", "192.0.2.1/24")
+    one, other = lab.station(), lab.station()
+    lab.cable(em0, one)
+    addresses = ip(alice, "addr")
+    before = (len(os.listdir("/proc/self/fd")), len(lab.wires), addresses)
+
+    for attempt, error, text in [
+        (lambda: lab.host("alice"), LabError, "there is a host alice already"),
+        (lambda: lab.host("a b"), LabError, "is no name for a host"),
+        (lambda: alice.nic("em0"), LabError, "alice has a NIC em0 already; choose another name, such as em1"),
+        (lambda: alice.nic("em0123456789abcdef"), InvalidName, "has 18 characters"),
+        (lambda: alice.nic("em1", "192.0.2.300/24"), LabError, "'192.0.2.300/24' is no address for alice"),
+        (lambda: alice.nic("em1", mac="02:00"), LabError, "'02:00' is no MAC"),
+        (lambda: alice.nic("em1", mac="01:00:00:00:00:01"), LabError, "is a group address"),
+        (lambda: alice.nic("em1", mtu=12), KernelRefused, "mtu less than device minimum"),
+        (lambda: alice.nic("em1", "192.0.2.1/24", "192.0.2.1/24"), KernelRefused, "already assigned"),
+        (lambda: alice.nic("em1", driver=object), LabError, "is no driver for a NIC"),
+        (
+            lambda: lab.cable(em0, other),
+            WireError,
+            "alice:em0 is plugged into cable0 already; unplug it first",
+        ),
+        (
+            lambda: lab.cable(other, em0),
+            WireError,
+            "alice:em0 is plugged into cable0 already; unplug it first",
+        ),
+        (lambda: lab.cable(other, other), WireError, "is plugged into"),
+        (lambda: lab.cable(one, other, name="cable0"), LabError, "there is a wire cable0 already"),
+        (lambda: lab.cable("em0", other), LabError, "cannot be plugged into a wire"),
+        (lambda: lab.cable(one, other, delay=-1), WireError, "a delay of -1 s cannot be"),
+        (lambda: Lab("no/slash"), LabError, "is no name for a lab"),
+        (lambda: em0.if_transmit(b"short"), ValueError, "this one has 5"),
+        (lambda: alice.serve(address="192.0.2.77"), OSError, "Cannot assign requested address"),
+    ]:
+        with pytest.raises(error, match=text) as refused:
+            attempt()
+        assert "\n" not in str(refused.value)
+
+    lab.wait_for_closers()
+    assert other.end is None
+    assert (len(os.listdir("/proc/self/fd")), len(lab.wires), ip(alice, "addr")) == before
+
+
+def test_a_driver_that_raises_harms_its_own_nic_only(lab, caplog):
+    class Broken(TapNic):
+        def if_start(self, ifp):
+            raise RuntimeError("burnt out")
+
+    alice, bob = lab.host("alice"), lab.host("bob")
+    broken = alice.nic("em0", "192.0.2.1/24", driver=Broken)
+    lab.cable(broken, alice.nic("em1"))
+    one, other = alice.nic("em2", "198.51.100.1/24"), bob.nic("em0", "198.51.100.2/24")
+    lab.cable(one, other)
+
+    alice.ping("192.0.2.2", timeout=0.05)
+
+    assert alice.ping("198.51.100.2").received == 1
+    eventually(lambda: "burnt out" in caplog.text)
+    assert broken.if_oerrors > 0
+
+
+# the end
+
+
+def test_everything_is_gone_afterwards():
+    fds = len(os.listdir("/proc/self/fd"))
+    namespaces = network_namespaces()
+    threads = threading.active_count()
+    try:
+        with Lab() as lab:
+            alice, _, _ = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+            sleeper = alice.popen(["sleep", "600"])
+            alice.popen("setsid sleep 601 & exit 0").wait()
+            directory = os.path.dirname(lab._control.path)
+    except RuntimeError as error:
+        pytest.skip(str(error))
+
+    assert sleeper.poll() is not None
+    assert not any(
+        "sleep 60" in " ".join(p.info["cmdline"] or [])
+        for p in psutil.process_iter(["cmdline"])
+        if p.ppid() == os.getpid()
+    )
+    assert not os.path.exists(directory)
+    assert network_namespaces() <= namespaces
+    assert len(os.listdir("/proc/self/fd")) == fds
+    assert threading.active_count() <= threads
+
+
+def test_an_exception_in_the_with_block_takes_everything_down():
+    fds = len(os.listdir("/proc/self/fd"))
+
+    def build():
+        with Lab() as lab:
+            lab.pair("192.0.2.1/24", "192.0.2.2/24")
+            raise KeyError("the user's own")
+
+    with pytest.raises(KeyError):
+        build()
+    assert len(os.listdir("/proc/self/fd")) == fds
+
+
+PROGRAM = """
+import sys, time
+from iflab import Lab
+with Lab(sys.argv[1]) as lab:
+    alice, bob, cable = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    alice.popen(["sleep", sys.argv[2]])
+    print("ready", lab._control.path, *(h.netns.inode for h in lab.hosts.values()), flush=True)
+    time.sleep(60)
+"""
+
+
+def start_program(tmp_path, number):
+    marker = f"6{os.getpid()}{number}"
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, f"kill{os.getpid()}-{number}", marker],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=ROOT,
+    )
+    return process, marker
+
+
+def gone(marker, inodes, directory):
+    """Nothing is left: no process of the lab, no namespace, no file."""
+    for process in psutil.process_iter(["cmdline"]):
+        with contextlib.suppress(psutil.Error):
+            words = process.info["cmdline"] or []
+            if marker in words or directory in words:
+                return False
+    return not (network_namespaces() & inodes) and not os.path.exists(directory)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_signals_take_the_lab_down(tmp_path, number):
+    process, marker = start_program(tmp_path, int(number))
+    words = process.stdout.readline().split()
+    if not words:
+        pytest.skip("no lab runs here")
+    directory, inodes = os.path.dirname(words[1]), {int(word) for word in words[2:]}
+    assert os.stat(directory).st_mode & 0o777 == 0o700
+
+    process.send_signal(number)
+    process.wait(timeout=10)
+
+    eventually(lambda: gone(marker, inodes, directory))
+    if number == signal.SIGTERM:
+        assert process.returncode == 143
+
+
+def test_labs_killed_at_random_moments_leave_nothing(tmp_path):
+    """A short run of it; the long one kills 200 (IFLAB_KILLS=200)."""
+    import random
+
+    kills = int(os.environ.get("IFLAB_KILLS", "8"))
+    before = network_namespaces()
+    rng = random.Random(4)
+    markers = []
+    for number in range(kills):
+        process, marker = start_program(tmp_path, 1000 + number)
+        markers.append(marker)
+        threading.Event().wait(rng.uniform(0.2, 1.0))
+        process.kill()
+        process.wait()
+    prefix = f"kill{os.getpid()}-1"
+
+    def clean():
+        for process in psutil.process_iter(["cmdline"]):
+            with contextlib.suppress(psutil.Error):
+                if any(m in (process.info["cmdline"] or []) for m in markers):
+                    return False
+        for base in ("/run/iflab", "/tmp/iflab-0"):
+            if os.path.isdir(base) and any(name.startswith(prefix) for name in os.listdir(base)):
+                return False
+        return True
+
+    eventually(clean)
+    assert not {name for name in os.listdir("/sys/class/net") if name.startswith("em")}
+    if not os.environ.get("PYTEST_XDIST_WORKER"):
+        eventually(lambda: network_namespaces() <= before)
+
+
+def test_a_closed_lab_says_so(lab):
+    lab.close()
+
+    with pytest.raises(LabError, match="is closed; make a new one"):
+        lab.host("alice")
+    lab.close()
+
+
+def test_the_flags_of_a_fresh_nic(lab):
+    em0 = lab.host("alice").nic("em0")
+
+    assert em0.if_flags == IFF.UP | IFF.BROADCAST | IFF.SIMPLEX | IFF.MULTICAST
+    assert em0.if_drv_flags == IFF.RUNNING
+    assert em0.lladdr[0] & 3 == 2  # unicast, locally administered
