@@ -10,13 +10,20 @@ from iflab.net.mbuf import Mbuf, frame_of, mbuf
 if TYPE_CHECKING:
     from .port import End, Port
 
-__all__ = ["Frame", "dissect"]
+__all__ = ["Frame", "dissect", "load_scapy"]
 
 _log = logging.getLogger("iflab.wire")
 
 
+def load_scapy() -> None:
+    """Import what dissecting takes: a third of a second, once, which no frame should have to wait for."""
+    import scapy.layers.inet
+    import scapy.layers.inet6  # noqa: F401 - without it IPv6 is Raw
+
+
 def dissect(octets: bytes) -> Any:
     """Make a scapy packet of an Ethernet frame; what scapy cannot make sense of is ``Raw``, never an error."""
+    load_scapy()
     from scapy.layers.l2 import Ether
     from scapy.packet import Raw
 

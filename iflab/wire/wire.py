@@ -21,7 +21,7 @@ from typing import Any
 from iflab.net.clock import Clock, Timer
 from iflab.net.mbuf import PKTHDR, Mbuf, mbuf
 
-from .frame import Frame
+from .frame import Frame, load_scapy
 from .port import End, Flow, Port, WireError
 
 __all__ = ["Hook", "HookFunction", "Tap", "TapFunction", "Wire"]
@@ -271,6 +271,7 @@ class Wire:
         It runs with the lab's lock held and must not wait. One that raises, or
         answers anything else, loses that frame and nothing more.
         """
+        load_scapy()  # before the lock: the first frame that is looked at must not wait for it
         with self.clock.lock:
             if towards is not None:
                 self._end(towards)
