@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from iflab import Lab, Missing
+if TYPE_CHECKING:
+    from iflab import Lab
 
 ROOT = Path(__file__).parent.parent
 
@@ -21,6 +23,8 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture
 def lab() -> Iterator[Lab]:
     """A fresh lab, gone with the test."""
+    from iflab import Lab, Missing  # not for the pure tests, which are to take no time
+
     try:
         fresh = Lab()
     except Missing as error:

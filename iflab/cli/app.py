@@ -17,17 +17,17 @@ A network lab in Python: FreeBSD's interface layer over real Linux TAP devices.
 
 [bold]Begin with[/bold]
 
-  iflab check                                   what this machine has and lacks
-  iflab list                                    the scenarios, a line each
-  iflab run scenarios/01_first_ping.py          two hosts, one cable, two pings
+  iflab check                            what this machine has and lacks
+  iflab list                             the scenarios, a line each
+  iflab run scenarios/01_first_ping.py   two hosts, one cable, two pings
   iflab run link_flap --set cut_for=2 --pcap flap.pcap
-  iflab shell                                   a Python prompt with a lab at hand
+  iflab shell                            a Python prompt with a lab
 
 [bold]From another terminal, while a lab runs[/bold]
 
-  iflab ps                                      the labs, their hosts and wires
-  iflab exec link_flap alice ip addr            run a program in a host
-  iflab exec link_flap alice bash               a shell in a host
+  iflab ps                               labs, their hosts and NICs
+  iflab exec link_flap alice ip addr     a program in a host
+  iflab exec link_flap alice bash        a shell in a host
 """
 
 app = typer.Typer(
