@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
+from iflab.linux import Missing
+
 if TYPE_CHECKING:
     from .lab import Lab
 
@@ -183,11 +185,16 @@ def _parameters(path: Path, function: Callable[..., Any]) -> dict[str, Parameter
 
 
 def run_scenario(scenario: Scenario, lab: Lab, values: Mapping[str, Any]) -> Outcome:
-    """Run a scenario in a lab; a failed assertion, or anything else that it raises, makes the outcome."""
+    """Run a scenario in a lab; a failed assertion, or anything else that it raises, makes the outcome.
+
+    Only ``Missing`` is passed on: the machine's fault, not the scenario's.
+    """
     began = time.monotonic()
     outcome = Outcome(scenario.name, True, 0.0, lab.seed, dict(values))
     try:
         scenario.function(lab, **values)
+    except Missing:
+        raise  # no fault of the scenario's
     except Exception as error:
         outcome.held = False
         outcome.failure, outcome.details = _explain(error, scenario.path)

@@ -183,7 +183,7 @@ class AddressList:
     __slots__ = ("_first", "_ifp", "_items", "_last", "_sorted", "_vnet_table", "table")
 
     def __init__(self, ifp: Ifnet) -> None:
-        self._ifp = ifp
+        self._ifp: Ifnet | None = ifp
         self._items: dict[int, Ifaddr] = {}
         self._sorted: tuple[Ifaddr, ...] | None = ()
         self._first = 0
@@ -234,6 +234,10 @@ class AddressList:
         del self._items[ifa.position]
         self._sorted = None
         ifa._list = None
+
+    def disown(self) -> None:
+        """The interface is freed: point to it no more."""
+        self._ifp = None
 
     def enter(self, vnet_table: AddressTable) -> None:
         """The interface is listed in a vnet now: let its addresses be found there."""

@@ -244,6 +244,7 @@ class Ifnet:
         self.if_driver = NoDriver()
         self.if_linktask = Task(lambda pending: None)
         self.if_snd.altq_ifp = None
+        self.if_addrhead.disown()
         self.transmit_mbuf = _gone
 
     # the driver below
