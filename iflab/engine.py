@@ -34,8 +34,9 @@ _log = logging.getLogger("iflab.engine")
 SWITCH_INTERVAL = 0.0005
 """Seconds after which a busy Python thread lets another run while a lab is up.
 
-The interpreter's own 5 ms would be the round trip of every cable while the
-user's code computes; half a millisecond costs it under one percent.
+Measured with one thread of the user's that computes: a ping through a cable
+takes 34 to 65 ms (mean) at the interpreter's own 5 ms, 1.5 ms at this. Two such
+threads pay for it with a seventh of their speed, one with next to nothing.
 """
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import resource
 import socket
 import struct
 
@@ -140,4 +141,7 @@ def _no_tun(error: OSError) -> str:
         return f"{path} is not there; load the module with 'modprobe tun' as root"
     if error.errno in (errno.EACCES, errno.EPERM):
         return f"{path} may not be opened by this user; as root: 'chmod 666 {path}', or add the user to its group"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        return f"all {limit} open files of this process are in use, a NIC takes one; raise the hard limit (ulimit -Hn)"
     return f"{path} cannot be opened: {error.strerror}"
