@@ -260,7 +260,9 @@ class TapNic(Driver):
 
     def if_ioctl(self, ifp: Ifnet, cmd: str, data: Any) -> None:
         """Obey: flags, MTU, multicast, capabilities. Raises the kernel's errno; EINVAL for what it does not know."""
-        if cmd == "SIOCSIFFLAGS":
+        if cmd == "SIOCSIFFLAGS" and ifp.if_reinit:
+            self._program()  # a netdev that really went down would lose its IPv6 addresses and routes
+        elif cmd == "SIOCSIFFLAGS":
             self.sync_flags()
         elif cmd == "SIOCSIFMTU":
             self._set_mtu(ifp, data.ifr_mtu)

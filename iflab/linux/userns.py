@@ -12,7 +12,7 @@ import os
 import threading
 
 from .errors import Missing
-from .syscalls import CLONE_NEWNET, CLONE_NEWUSER, unshare
+from .syscalls import CLONE_NEWNET, CLONE_NEWUSER, setns, unshare
 
 __all__ = [
     "CAP_NET_ADMIN",
@@ -54,6 +54,10 @@ def ensure_privileges() -> None:
     are switched off.
     """
     if have_cap(CAP_NET_ADMIN) and have_cap(CAP_SYS_ADMIN):
+        if not _may_return():
+            unshare(
+                CLONE_NEWNET
+            )  # as under 'unshare -Ur', which leaves the machine's network namespace in place
         return
     if thread_count() > 1:
         names = ", ".join(thread.name for thread in threading.enumerate())
@@ -71,6 +75,18 @@ def ensure_privileges() -> None:
     for path, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
         with open(f"/proc/self/{path}", "w") as file:
             file.write(text)
+
+
+def _may_return() -> bool:
+    """True when a thread that leaves its network namespace may come back: our user namespace owns it."""
+    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        setns(own, CLONE_NEWNET)
+    except PermissionError:
+        return False
+    finally:
+        os.close(own)
+    return True
 
 
 def _remedy() -> str:

@@ -97,6 +97,8 @@ class Ifnet:
         self.if_l2com: Any = None
         self.com_free: Callable[[Any, int], None] | None = None
         self.if_broadcastaddr: bytes | None = None
+        self.if_reinit = False
+        """True while ``if_setlladdr`` takes the interface down and up, only to have the hardware programmed anew."""
         self.if_addr: Ifaddr | None = None
         self.if_addrhead = AddressList(self)
         self.if_multiaddrs = multi.MulticastList()

@@ -162,9 +162,11 @@ def if_setlladdr(ifp: Ifnet, lladdr: bytes) -> None:
         ifp.stack.consent(ifp, "lladdr", bytes(lladdr))
         sdl.sdl_lladdr = bytes(lladdr)
         if ifp.if_flags & IFF.UP:
+            ifp.if_reinit = True
             for flip in (ifp.if_flags & ~IFF.UP, ifp.if_flags | IFF.UP):
                 ifp.if_flags = flip
                 ifp.driver_ioctl_unheeded("SIOCSIFFLAGS", Ifreq(ifp.if_xname, ifr_flags=flip))
+            ifp.if_reinit = False
             for address in ifp.if_addrhead:
                 if address.ifa_addr.family is AddressFamily.INET:
                     ifp.stack.arp_ifinit(ifp, address)

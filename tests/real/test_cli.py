@@ -22,6 +22,17 @@ from ..linux_tools import eventually, need
 IFLAB = [sys.executable, "-c", "from iflab.cli import main; main()"]
 
 
+# What 'unshare -Ur' does, in one process: an ordinary user may not reach the interpreter's folder a second time.
+UNDER_UNSHARE = [
+    sys.executable,
+    "-c",
+    "import os; from iflab.linux.syscalls import CLONE_NEWUSER, unshare; uid = os.geteuid(); unshare(CLONE_NEWUSER)\n"
+    "for path, text in (('setgroups', 'deny'), ('uid_map', f'0 {uid} 1'), ('gid_map', f'0 {uid} 1')):\n"
+    "    with open(f'/proc/self/{path}', 'w') as file: file.write(text)\n"
+    "from iflab.cli import main; main()",
+]
+
+
 @pytest.fixture
 def open_place():
     """A folder that every user may enter; pytest's own are private."""
@@ -298,8 +309,9 @@ def test_a_client_that_says_nothing_holds_up_nobody(running):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become an ordinary user")
+@pytest.mark.parametrize("program", [IFLAB, UNDER_UNSHARE], ids=["by itself", "under unshare -Ur"])
 @pytest.mark.parametrize("scenario", ["01_first_ping", "02_scapy_station", "05_allmulti"])
-def test_the_same_scenario_as_an_ordinary_user(open_place, scenario):
+def test_the_same_scenario_as_an_ordinary_user(open_place, scenario, program):
     """Without root, in a user namespace, with nothing but a tun device that may be opened."""
     place = open_place
     tun = place / "tun"
@@ -319,7 +331,7 @@ def test_the_same_scenario_as_an_ordinary_user(open_place, scenario):
             "--regid",
             "65534",
             "--clear-groups",
-            *IFLAB,
+            *program,
             "run",
             f"scenarios/{scenario}.py",
         ],

@@ -187,6 +187,19 @@ def test_mac_name_and_description_both_ways(alice_em0):
     eventually(lambda: em0.if_flags & IFF.UP)
 
 
+def test_a_new_mac_keeps_addresses_and_is_announced(lab):
+    alice = lab.host("alice")
+    em0 = alice.nic("em0", "192.0.2.1/24", "2001:db8::1/64")
+    station = lab.station(em0)
+
+    em0.if_setlladdr(b"\x02\0\0\0\0\x42")
+
+    assert "2001:db8::1" in {row["local"] for row in ip(alice, "addr", "show", "em0")[0]["addr_info"]}
+    assert "UP" in kernel_flags(alice, "em0")
+    gratuitous = b"\xff" * 6 + em0.lladdr + b"\x08\x06"
+    eventually(lambda: (station.recv_frame(timeout=1) or b"").startswith(gratuitous))
+
+
 def test_addresses_that_others_set_are_known(alice_em0):
     alice, _ = alice_em0
 
