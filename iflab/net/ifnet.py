@@ -27,7 +27,7 @@ from .flags import IFF, IFNAMSIZ, AddressFamily, LinkState
 from .ifaddr import AddressList, Ifaddr, ifa_alloc
 from .ifqueue import Ifqueue
 from .linkroute import link_init_sdl
-from .mbuf import PKTHDR, Mbuf, is_broadcast, mbuf
+from .mbuf import PKTHDR, Mbuf, is_broadcast, mbuf, octets_of
 from .sockaddr import Sockaddr, SockaddrDl, as_sockaddr
 from .taskqueue import Task
 
@@ -47,12 +47,13 @@ _OACTIVE = IFF.OACTIVE
 _log = logging.getLogger("iflab.net")
 
 
-def as_mbuf(frame: Any) -> Mbuf:
+def as_mbuf(frame: Any, source: bytes = bytes(6)) -> Mbuf:
     """Make an mbuf of a whole Ethernet frame: ``bytes`` or a scapy packet.
 
-    Raises ``ValueError`` for what is too short or too long to be one.
+    A packet that names no addresses gets ``source`` and broadcast. Raises
+    ``ValueError`` for what is too short or too long to be a frame.
     """
-    octets = bytes(frame)
+    octets = octets_of(frame, source)
     if not FRAME_MIN <= len(octets) <= FRAME_MAX:
         raise ValueError(
             f"a frame has {FRAME_MIN} to {FRAME_MAX} octets, Ethernet header included; this one has {len(octets)}"
@@ -308,11 +309,13 @@ class Ifnet:
     def if_transmit(self, frame: Any) -> None:
         """Send a frame (``bytes``, or a scapy packet with its Ethernet header) from this interface.
 
-        It passes the send queue and the driver like one from the host. Raises
+        It passes the send queue and the driver like one from the host. A packet
+        that names no source gets this interface's MAC, one that names no
+        destination goes to everybody. Raises
         ENOBUFS when the queue is full, ENXIO when the interface is gone,
         ``ValueError`` for what is no frame.
         """
-        m = as_mbuf(frame)
+        m = as_mbuf(frame, self.lladdr or bytes(6))
         with self.kernel.giant:
             error = self.transmit_mbuf(m)
         if error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from iflab.net.mbuf import Mbuf, frame_of, mbuf
+from iflab.net.mbuf import Mbuf, frame_of, mbuf, octets_of
 
 if TYPE_CHECKING:
     from .port import End, Port
@@ -60,7 +60,7 @@ class Frame:
     def raw(self) -> bytes:
         """The octets, edits of ``pkt`` included."""
         if self._pkt is not None:
-            return bytes(self._pkt)
+            return octets_of(self._pkt)
         if self._raw is None:
             assert self._m is not None
             self._raw = frame_of(self._m)

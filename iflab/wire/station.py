@@ -34,7 +34,7 @@ from scapy.supersocket import SuperSocket
 
 from iflab.net.clock import Clock
 from iflab.net.ifnet import as_mbuf
-from iflab.net.mbuf import Mbuf, frame_of
+from iflab.net.mbuf import Mbuf, addressed, frame_of
 
 from .port import End, WireError
 from .wire import Wire
@@ -146,17 +146,10 @@ class Station(SuperSocket):  # type: ignore[misc]
         return len(m)
 
     def _complete(self, packet: Packet) -> Packet:
-        """Fill in the MACs that scapy would look up on the machine's own network."""
-        if not isinstance(packet, Ether):
-            if packet.haslayer(Ether):
-                return packet
+        """Put an Ethernet header on what has none, and fill in the MACs that are not set."""
+        if not isinstance(packet, Ether) and not packet.haslayer(Ether):
             packet = Ether() / packet
-        if packet.src is None or "src" not in packet.fields:
-            packet = packet.copy()
-            packet.src = self.mac
-        if "dst" not in packet.fields:
-            packet.dst = "ff:ff:ff:ff:ff:ff"
-        return packet
+        return addressed(packet, bytes.fromhex(self.mac.replace(":", "")))
 
     def recv_raw(self, x: int = MTU) -> tuple[Any, bytes | None, float | None]:
         """Return the next frame as scapy wants it; blank when none waits."""

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from iflab.net.clock import Clock, Timer
-from iflab.net.mbuf import PKTHDR, Mbuf, mbuf
+from iflab.net.mbuf import PKTHDR, Mbuf, mbuf, octets_of
 
 from .frame import Frame, load_scapy
 from .port import End, Flow, Port, WireError
@@ -432,7 +432,7 @@ def _answer(answer: Any, frame: Frame) -> list[Frame]:
     if isinstance(answer, Frame):
         return [answer]
     if isinstance(answer, (bytes, bytearray)) or hasattr(answer, "fields_desc"):
-        return [Frame(mbuf(bytes(answer)), frame.src, frame.dst, frame.time)]
+        return [Frame(mbuf(octets_of(answer)), frame.src, frame.dst, frame.time)]
     if isinstance(answer, Iterable) and not isinstance(answer, str):
         return [each for item in answer for each in _answer(item, frame)]
     raise TypeError(f"a hook answers None, True, False, a frame or several, not {answer!r}")

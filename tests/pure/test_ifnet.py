@@ -152,3 +152,17 @@ def test_flags_by_ioctl_bring_up_with_messages():
     assert ifp.if_flags & IFF.UP
     assert "flags:<BROADCAST,MULTICAST,SIMPLEX,UP>" in str(stream.get(timeout=1))
     assert driver.commands == ["SIOCSIFFLAGS"]
+
+
+def test_a_scapy_packet_without_addresses_goes_from_this_nic_to_everybody(monkeypatch):
+    from scapy.layers import l2
+    from scapy.layers.inet import IP
+
+    asked = []
+    monkeypatch.setattr(l2.conf.neighbor, "resolve", lambda *args, **kwargs: asked.append(args))
+    _, ifp, driver = ethernet()
+
+    ifp.if_transmit(l2.Ether() / IP(src="192.0.2.1", dst="192.0.2.2"))
+
+    assert frame_of(driver.sent[0])[:12] == b"\xff" * 6 + ifp.lladdr
+    assert asked == []

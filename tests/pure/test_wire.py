@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iflab.net import ManualClock, mbuf
+from iflab.net.mbuf import octets_of
 from iflab.wire import Cable, Segment, WireError
 
 from .doubles import FakePort, frame
@@ -186,7 +187,7 @@ def test_a_hook_may_edit_the_scapy_packet(cabled):
         frame.fix()
 
     cable.add_hook(age, towards=b)
-    a.end.send(mbuf(bytes(Ether() / IP(src="192.0.2.1", dst="192.0.2.2", ttl=9) / UDP())))
+    a.end.send(mbuf(octets_of(Ether() / IP(src="192.0.2.1", dst="192.0.2.2", ttl=9) / UDP())))
 
     arrived = Ether(b.frames[0])
     assert arrived[IP].ttl == 8
@@ -370,3 +371,23 @@ def test_threads_that_send_cut_and_plug_lose_no_count(clock):
     assert account.sent == 1000
     assert account.balances()
     assert account.delivered == len(b.frames)
+
+
+def test_scapy_never_asks_the_machines_network_for_an_address(cabled, monkeypatch):
+    """Left to itself it would send ARP requests there for every frame without a destination."""
+    from scapy.layers import l2
+    from scapy.layers.inet import IP
+
+    asked = []
+    monkeypatch.setattr(l2, "getmacbyip", lambda *args, **kwargs: asked.append(args))
+    monkeypatch.setattr(l2.conf.neighbor, "resolve", lambda *args, **kwargs: asked.append(args))
+    cable, a, b = cabled
+    cable.add_hook(lambda f: l2.Ether() / IP(src="192.0.2.1", dst="192.0.2.2"))
+    cable.add_hook(
+        lambda f: setattr(f, "pkt", l2.Ether(src="02:00:00:00:00:07") / IP(src="192.0.2.1", dst="192.0.2.2"))
+    )
+
+    a.say("x")
+
+    assert b.frames[0][:12] == b"\xff" * 6 + b"\x02\0\0\0\0\x07"
+    assert asked == []
