@@ -105,6 +105,8 @@ class LinuxStack(Stack):
         self._now = now
         self.hear: Callable[[], None] = lambda: None
         """Reads what the kernel told meanwhile; set by the ``Listener``."""
+        self.find: Callable[[int | None], LinuxStack | None] = lambda inode: None
+        """The stack of the namespace with that inode; set by the ``Listener``."""
         self._nics: dict[int, Ifnet] = {}
         self._groups: dict[Ifnet, dict[tuple[AddressFamily, str], Ifmultiaddr]] = {}
         self._groups_read = -1.0
@@ -357,9 +359,20 @@ class LinuxStack(Stack):
             self._apply_groups(ifp, [maddr for maddr in maddrs if maddr.index == index])
 
     def _vanished(self, ifp: Ifnet) -> None:
-        """The netdev was deleted from the Linux side: so is the interface."""
-        ifp.if_detach()
-        ifp.if_free()
+        """The netdev is not here any more: somebody moved it with Linux's own means, or deleted it.
+
+        The ifnet follows to another host of the lab; else it is gone.
+        """
+        nic: TapNic = ifp.if_softc
+        target = self.find(nic.tap.netns_inode())
+        if target is None or target is self:
+            ifp.if_detach()
+            ifp.if_free()
+            return
+        nic.arrived(target.netns, target.vnet)
+        with ifp.kernel.curvnet_set(self.vnet):
+            ifp.if_vmove(target.vnet)
+        target.look(ifp)
 
     def agrees(self, ifp: Ifnet, link: Link) -> bool:
         """True when a link message says nothing that the ifnet does not say."""
@@ -532,6 +545,7 @@ class Listener:
         stack.nsid = self.monitor.watch(stack.netns)
         self._stacks[stack.nsid] = stack
         stack.hear = self.readable
+        stack.find = self._by_inode
 
     def forget(self, stack: LinuxStack) -> None:
         """Hear it no more."""
@@ -558,13 +572,6 @@ class Listener:
                 continue
             if (
                 isinstance(change.record, Link)
-                and change.kind == "dellink"
-                and change.record.new_nsid is not None
-            ):
-                self._moved(found, ifp, change.record)
-                continue
-            if (
-                isinstance(change.record, Link)
                 and change.kind == "newlink"
                 and found.agrees(ifp, change.record)
             ):
@@ -574,18 +581,8 @@ class Listener:
             stack.refresh(ifp for ifp in ifps if ifp in stack.interfaces())
         self.on_heard()
 
-    def _moved(self, source: LinuxStack, ifp: Ifnet, link: Link) -> None:
-        """Somebody moved the netdev with Linux's own means: the ifnet follows, or is gone if that leads out of the lab."""
-        nic: TapNic = ifp.if_softc
-        if nic.netns is not source.netns:
-            return  # our own move, told late
-        target = self._stacks.get(link.new_nsid if link.new_nsid is not None else -1)
-        if target is None:
-            source._vanished(ifp)
-            return
-        nic.arrived(target.netns, target.vnet)
-        with ifp.kernel.curvnet_set(source.vnet):
-            ifp.if_vmove(target.vnet)
+    def _by_inode(self, inode: int | None) -> LinuxStack | None:
+        return next((stack for stack in self._stacks.values() if stack.netns.inode == inode), None)
 
     def _route(self, stack: LinuxStack, route: Any, new: bool) -> None:
         if route.table == _LOCAL or stack.vnet is None:

@@ -47,6 +47,7 @@ _TUNSETIFF = 0x400454CA
 _TUNSETOFFLOAD = 0x400454D0
 _TUNSETSNDBUF = 0x400454D4
 _TUNSETCARRIER = 0x400454E2
+_TUNGETDEVNETNS = 0x54E3
 _SIOCSIFHWADDR = 0x8924
 _ARPHRD_ETHER = 1
 
@@ -120,6 +121,17 @@ class Tap:
     def set_offload(self, flags: int) -> None:
         """Say which unfinished work (``TUN_F_*``) may come out of the fd; 0: none. Raises ``KernelRefused``."""
         self._ioctl(_TUNSETOFFLOAD, flags, f"offload {flags:#x}")
+
+    def netns_inode(self) -> int | None:
+        """The inode of the namespace that the device is in now, wherever it was moved; None when it was deleted."""
+        try:
+            fd = fcntl.ioctl(self.fd, _TUNGETDEVNETNS)
+        except OSError:
+            return None
+        try:
+            return os.fstat(fd).st_ino
+        finally:
+            os.close(fd)
 
     def set_sndbuf(self, octets: int) -> None:
         """Bound what writing to the fd may queue in the kernel."""

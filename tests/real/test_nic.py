@@ -303,3 +303,36 @@ def test_what_the_kernel_sends_comes_through_if_snd(alice_em0, lab):
             sock.sendto(b"x" * 100, ("192.0.2.255", 9))
 
     eventually(lambda: em0.if_snd.ifq_len >= 7)
+
+
+def test_a_device_that_somebody_moves_takes_its_ifnet_along(lab, alice_em0):
+    alice, em0 = alice_em0
+    bob = lab.host("bob")
+    station = lab.station(em0)
+    bob.popen(["sleep", "987"])
+    pid = eventually(lambda: alice.run(["pgrep", "-x", "sleep"]).stdout.strip())
+
+    alice.run(["ip", "link", "set", "em0", "netns", pid], check=True)
+
+    eventually(lambda: bob.nics == {"em0": em0})
+    assert alice.nics == {}
+    assert em0.if_softc.end is station.end.wire.ends[em0.if_softc]
+    bob.run("ip addr add 192.0.2.1/24 dev em0 && ip link set em0 up", check=True)
+    eventually(lambda: em0.if_flags & IFF.UP)
+    lab.wait_links()
+    bob.run(["ip", "neigh", "add", "192.0.2.9", "lladdr", station.mac, "dev", "em0"], check=True)
+    ping = Ether(dst=em0.lladdr.hex(":")) / IP(src="192.0.2.9", dst="192.0.2.1") / ICMP()
+    assert station.sr1(ping, timeout=2) is not None
+
+
+def test_borrowed_nics_come_home_when_their_host_dies(lab, alice_em0):
+    alice, em0 = alice_em0
+    guest = lab.host("guest")
+    em0.if_vmove(guest.vnet)
+    assert link(guest, "em0")["ifname"] == "em0"
+
+    with lab.lock:
+        lab.kernel.vnet_destroy(guest.vnet)
+
+    assert alice.nics == {"em0": em0}
+    assert link(alice, "em0")["ifname"] == "em0"
