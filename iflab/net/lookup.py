@@ -163,8 +163,8 @@ def _same_link(ifa: Ifaddr, addr: Sockaddr) -> bool:
 
 
 def _is_broadcast_of(ifa: Ifaddr) -> bool:
-    assert ifa.ifa_ifp is not None
-    return bool(ifa.ifa_ifp.if_flags & IFF.BROADCAST)
+    ifp = ifa.ifa_ifp
+    return ifp is not None and ifp.if_flags & IFF.BROADCAST != 0
 
 
 def find_exact(table: AddressTable, addr: Sockaddr) -> Ifaddr | None:
@@ -189,7 +189,10 @@ def find_broadcast(table: AddressTable, addr: Sockaddr) -> Ifaddr | None:
     tables = table.family(addr.family)
     if tables is None:
         return None
-    return next((ifa for ifa in tables.far.get(addr.key, ()) if _is_broadcast_of(ifa)), None)
+    for ifa in tables.far.get(addr.key, ()):
+        if _is_broadcast_of(ifa):
+            return ifa
+    return None
 
 
 def find_far(table: AddressTable, addr: Sockaddr, fib: int) -> Ifaddr | None:
