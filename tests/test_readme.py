@@ -55,14 +55,37 @@ def test_the_tests_command_is_what_ci_runs():
     assert found.stdout.strip() == COMMANDS["tests"]
 
 
-def test_commands_of_another_terminal_exist():
-    block = README[README.index("From another terminal") :]
-    words = re.findall(r"^iflab (\w+)", block, re.MULTILINE)
-    assert words == ["ps", "exec", "exec"]
-    help_ = subprocess.run(
-        [sys.executable, "-c", "from iflab.cli import main; main()", "--help"], capture_output=True, text=True
-    ).stdout
-    assert all(word in help_ for word in words)
+def test_the_commands_of_another_terminal_work(tmp_path, monkeypatch):
+    """Each line of that block, against a lab of the name that it uses; what never ends is ended after a while."""
+    from iflab import Lab
+
+    block = re.search(r"From another terminal.*?```sh\n(.*?)```", README, re.DOTALL)[1]
+    monkeypatch.setenv("IFLAB_RUN_DIR", str(tmp_path))  # other tests run a lab of that name as well
+    iflab = (
+        f"iflab() {{ timeout -k 5 3 '{sys.executable}' -c 'from iflab.cli import main; main()' \"$@\"; }}\n"
+    )
+    with Lab("link_flap") as lab:
+        lab.pair("192.0.2.1/24", "192.0.2.2/24")
+        for line in block.splitlines():
+            done = subprocess.run(
+                ["bash", "-c", iflab + line],
+                capture_output=True,
+                text=True,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+            )
+            assert done.returncode in (0, 124), (line, done.stderr)
+            assert ("link_flap" in done.stdout) == (" ps " in line)
+            assert ("listening on em0" in done.stderr) == ("tcpdump" in line)
+
+
+def test_the_other_commands_that_it_names_work():
+    for words in (["check"], ["list"]):
+        assert f"iflab {words[0]}`" in README
+        program = [sys.executable, "-c", "from iflab.cli import main; main()", *words]
+        assert subprocess.run(program, capture_output=True, cwd=ROOT).returncode == 0
+    for path in re.search(r"`\.venv/bin/pytest (tests/.*?)`", README)[1].split():
+        assert list((ROOT / path).glob("test_*.py")), path
 
 
 def test_the_rooms_that_it_names_are_there():
