@@ -336,3 +336,33 @@ def test_borrowed_nics_come_home_when_their_host_dies(lab, alice_em0):
 
     assert alice.nics == {"em0": em0}
     assert link(alice, "em0")["ifname"] == "em0"
+
+
+def test_carrier_from_the_linux_side(lab, alice_em0):
+    alice, em0 = alice_em0
+    lab.station(em0)
+    heard = []
+    lab.kernel.events.register("ifnet_link_event", lambda ifp, state: heard.append(state))
+
+    alice.run("ip link set em0 carrier off", check=True)
+    eventually(lambda: heard == [LinkState.DOWN])
+    alice.run("ip link set em0 carrier on", check=True)
+
+    eventually(lambda: heard == [LinkState.DOWN, LinkState.UP])
+    assert em0.if_link_state is LinkState.UP
+
+
+def test_allmulti_by_ip_opens_the_filter_and_is_not_echoed(alice_em0):
+    alice, em0 = alice_em0
+
+    alice.run("ip link set em0 allmulticast on", check=True)
+    eventually(lambda: em0.if_flags & IFF.ALLMULTI)
+    assert em0.if_amcount == 1
+    assert link(alice, "em0")["allmulti"] == 1
+    em0.if_allmulti(1)
+    em0.if_allmulti(0)
+    assert "ALLMULTI" in kernel_flags(alice, "em0")  # it was not ours to switch off
+    alice.run("ip link set em0 allmulticast off", check=True)
+
+    eventually(lambda: not em0.if_flags & IFF.ALLMULTI)
+    assert link(alice, "em0")["allmulti"] == 0
