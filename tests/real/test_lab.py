@@ -20,7 +20,6 @@ from iflab.wire import WireError
 from ..conftest import ROOT
 from ..linux_tools import eventually, ip, need, network_namespaces
 
-
 ALONE = not os.environ.get("PYTEST_XDIST_WORKER")
 """Only then are all namespaces of the machine ours; beside other workers their labs' come, and take freed numbers.
 
