@@ -17,7 +17,7 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, cast
 
 from . import attach, counted, group, lookup, multi, state
@@ -27,7 +27,8 @@ from .flags import IFF, IFNAMSIZ, AddressFamily, LinkState
 from .ifaddr import AddressList, Ifaddr, ifa_alloc
 from .ifqueue import Ifqueue
 from .linkroute import link_init_sdl
-from .mbuf import PKTHDR, Mbuf, is_broadcast, mbuf, octets_of
+from .mbuf import PKTHDR, Mbuf, is_broadcast, mbuf
+from .packet import octets_of
 from .sockaddr import Sockaddr, SockaddrDl, as_sockaddr
 from .taskqueue import Task
 
@@ -47,13 +48,14 @@ _OACTIVE = IFF.OACTIVE
 _log = logging.getLogger("iflab.net")
 
 
-def as_mbuf(frame: Any, source: bytes = bytes(6)) -> Mbuf:
+def as_mbuf(frame: Any, mac: str = "00:00:00:00:00:00", addresses: Iterable[str] = ()) -> Mbuf:
     """Make an mbuf of a whole Ethernet frame: ``bytes`` or a scapy packet.
 
-    A packet that names no addresses gets ``source`` and broadcast. Raises
-    ``ValueError`` for what is too short or too long to be a frame.
+    Addresses that a packet leaves open are filled in as by ``fill_in``. Raises
+    ``ValueError`` for what is too short or too long to be a frame, ``TypeError``
+    for a packet without Ethernet header.
     """
-    octets = octets_of(frame, source)
+    octets = octets_of(frame, mac, addresses)
     if not FRAME_MIN <= len(octets) <= FRAME_MAX:
         raise ValueError(
             f"a frame has {FRAME_MIN} to {FRAME_MAX} octets, Ethernet header included; this one has {len(octets)}"
@@ -310,12 +312,12 @@ class Ifnet:
         """Send a frame (``bytes``, or a scapy packet with its Ethernet header) from this interface.
 
         It passes the send queue and the driver like one from the host. A packet
-        that names no source gets this interface's MAC, one that names no
-        destination goes to everybody. Raises
+        that names no sources gets this interface's MAC and addresses, one that
+        names no destination MAC goes to everybody. Raises
         ENOBUFS when the queue is full, ENXIO when the interface is gone,
         ``ValueError`` for what is no frame.
         """
-        m = as_mbuf(frame, self.lladdr or bytes(6))
+        m = as_mbuf(frame, self.lladdr.hex(":") or "00:00:00:00:00:00", self._addresses())
         with self.kernel.giant:
             error = self.transmit_mbuf(m)
         if error:
@@ -347,6 +349,12 @@ class Ifnet:
             self.if_input_mbuf(m)
 
     # addresses
+
+    def _addresses(self) -> list[str]:
+        """The IP addresses, as text."""
+        return [
+            str(ifa.ifa_addr) for ifa in self.if_addrhead if ifa.ifa_addr.family is not AddressFamily.LINK
+        ]
 
     def ifa_add(
         self,

@@ -18,18 +18,14 @@ Whoever counts octets counts those of the frame.
 
 from __future__ import annotations
 
-from typing import Any
-
 __all__ = [
     "NO_PKTHDR",
     "PKTHDR",
     "Mbuf",
-    "addressed",
     "frame_of",
     "is_broadcast",
     "is_multicast",
     "mbuf",
-    "octets_of",
 ]
 
 PKTHDR = 10
@@ -63,25 +59,3 @@ def is_broadcast(m: Mbuf) -> bool:
 def is_multicast(m: Mbuf) -> bool:
     """True when the frame is addressed to a group, broadcast apart (``M_MCAST``)."""
     return len(m) > PKTHDR and bool(m[PKTHDR] & 1) and not is_broadcast(m)
-
-
-def addressed(packet: Any, source: bytes = bytes(6)) -> Any:
-    """Return a scapy packet whose Ethernet header names both addresses.
-
-    Left to itself scapy would look for them on the machine's own network, and
-    send ARP requests there. A source that is not set becomes ``source``, a
-    destination the broadcast address. What is no such packet comes back as it is.
-    """
-    if getattr(packet, "name", None) != "Ethernet" or {"src", "dst"} <= packet.fields.keys():
-        return packet
-    packet = packet.copy()
-    if "src" not in packet.fields:
-        packet.src = source.hex(":")
-    if "dst" not in packet.fields:
-        packet.dst = _BROADCAST.hex(":")
-    return packet
-
-
-def octets_of(frame: Any, source: bytes = bytes(6)) -> bytes:
-    """Return the octets of a frame: ``bytes``, or what becomes bytes, as scapy packets do (``addressed`` first)."""
-    return bytes(addressed(frame, source))

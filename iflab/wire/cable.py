@@ -1,4 +1,4 @@
-"""A cable: a wire with two ends."""
+"""A cable: a wire with two ends. Nearly all of it is what every wire has (``wire.py``)."""
 
 from __future__ import annotations
 

@@ -1,18 +1,34 @@
-"""A frame in the hands of Python code: octets at once, a scapy packet when looked at."""
+"""A frame in the hands of Python code: octets at once, a scapy packet when looked at.
+
+scapy dissects anything here, or is not asked. Who calls hooks, and what their
+answers mean, is in ``wire.py``.
+"""
 
 from __future__ import annotations
 
 import logging
 from typing import TYPE_CHECKING, Any
 
-from iflab.net.mbuf import Mbuf, frame_of, mbuf, octets_of
+from iflab.net.mbuf import Mbuf, frame_of, mbuf
+from iflab.net.packet import layers_of, octets_of
 
 if TYPE_CHECKING:
     from .port import End, Port
 
-__all__ = ["Frame", "dissect", "load_scapy"]
+__all__ = ["Frame", "dissect", "load_scapy", "needs_finish"]
 
 _log = logging.getLogger("iflab.wire")
+
+_LENGTHS = ("len", "plen", "ihl", "dataofs", "chksum", "cksum")
+
+
+def needs_finish(m: Mbuf) -> bool:
+    """True when a checksum or the cutting into wire-sized frames was left to the NIC.
+
+    Python code sees finished frames only. Nobody asks for such work yet, so none
+    is done; this is the place where the wire finds out.
+    """
+    return bool(m[0] & 1 or m[1])  # VIRTIO_NET_HDR_F_NEEDS_CSUM; gso_type
 
 
 def load_scapy() -> None:
@@ -27,6 +43,8 @@ def dissect(octets: bytes) -> Any:
     from scapy.layers.l2 import Ether
     from scapy.packet import Raw
 
+    if len(octets) < 14:  # of nothing at all scapy would make a default packet
+        return Raw(octets)
     try:
         return Ether(octets)
     except Exception:
@@ -35,7 +53,7 @@ def dissect(octets: bytes) -> Any:
 
 
 class Frame:
-    """What a hook or a tap gets.
+    """What a hook gets.
 
     ``raw`` are the octets of the Ethernet frame, ``pkt`` the scapy packet made of
     them at first use. Assigning to either, or editing ``pkt``, changes what goes
@@ -51,6 +69,7 @@ class Frame:
     def __init__(self, m: Mbuf, src: End | None = None, dst: Port | None = None, time: float = 0.0) -> None:
         self._m: Mbuf | None = m
         self._raw: bytes | None = None
+        """The octets; what ``_pkt`` was made of, if there is one. None: not known yet, or ``_pkt`` was assigned."""
         self._pkt: Any = None
         self.src = src
         self.dst = dst
@@ -59,12 +78,16 @@ class Frame:
     @property
     def raw(self) -> bytes:
         """The octets, edits of ``pkt`` included."""
-        if self._pkt is not None:
-            return octets_of(self._pkt)
-        if self._raw is None:
-            assert self._m is not None
-            self._raw = frame_of(self._m)
-        return self._raw
+        if self._pkt is None:
+            if self._raw is None:
+                assert self._m is not None
+                self._raw = frame_of(self._m)
+            return self._raw
+        built = octets_of(self._pkt)
+        if self._raw is None or built == self._raw:
+            return built
+        # Of a few odd packets scapy builds something else than it dissected: having looked is no edit.
+        return self._raw if built == octets_of(dissect(self._raw)) else built
 
     @raw.setter
     def raw(self, octets: bytes) -> None:
@@ -82,22 +105,33 @@ class Frame:
         self._pkt, self._raw, self._m = packet, None, None
 
     def fix(self) -> Frame:
-        """Delete every length and checksum, so that they are computed anew; return the frame itself."""
-        layer = self.pkt
-        while layer is not None and layer.name != "NoPayload":
-            names = {field.name for field in layer.fields_desc}
-            for name in ("len", "plen", "chksum", "cksum"):
-                if name in names:
+        """Delete lengths and checksums, so that they are computed anew; return the frame itself.
+
+        Not those that can't be: above the IP header of a fragment, whose datagram is
+        not all here, in the packet that an ICMP error quotes, and the length in an
+        802.3 header, where scapy would count the padding.
+        """
+        for layer in layers_of(self.pkt):
+            kind = type(layer).__name__
+            if kind in ("IPerror", "IPerror6"):
+                break
+            for name in _LENGTHS:
+                if kind != "Dot3" and name in layer.default_fields and layer.default_fields[name] is None:
                     layer.delfieldval(name)
-            layer = layer.payload
+            if kind == "IPv6ExtHdrFragment" or (kind == "IP" and (layer.flags.MF or layer.frag)):
+                break
         return self
 
+    def is_untouched(self) -> bool:
+        """True when nobody assigned to it or so much as looked at its packet."""
+        return self._pkt is None and self._m is not None
+
     def to_mbuf(self) -> Mbuf:
-        """The frame as it goes on: the very object that came in when nothing was looked at."""
-        if self._pkt is None and self._m is not None:
+        """The frame as it goes on: the very object that came in when nothing was changed."""
+        if self._m is not None and self._pkt is None:
             return self._m
         octets = self.raw
-        if self._m is not None and octets == frame_of(self._m):
+        if self._m is not None and octets == self._raw:
             return self._m
         return mbuf(octets)
 

@@ -1,4 +1,8 @@
-"""What is plugged into a wire, and what it finds there."""
+"""What is plugged into a wire, and what it finds there: ``Port``, ``End``, and the count of a direction.
+
+What moves the frames is in ``wire.py``; kinds of ports are elsewhere (NICs in
+``iflab/drivers``, stations in ``station.py``).
+"""
 
 from __future__ import annotations
 
@@ -43,7 +47,8 @@ class Port(Protocol):
 class Flow:
     """What one end put on the wire, and what became of it, in frames (``octets``: of frame).
 
-    ``added`` are those that a hook or a hub made of one. At every moment
+    ``added`` are those that a hook or a hub made of one. ``in_flight`` is what is
+    delayed, or in the hands of a hook right now. At every moment
     ``sent + added == delivered + all that was dropped + in_flight``.
     """
 
@@ -61,6 +66,15 @@ class Flow:
     def drop(self, cause: str, frames: int = 1) -> None:
         """Count frames lost on the way, by cause."""
         self.dropped[cause] += frames
+
+    def add(self, other: Flow) -> None:
+        """Add what ``other`` counted."""
+        self.sent += other.sent
+        self.octets += other.octets
+        self.added += other.added
+        self.delivered += other.delivered
+        self.in_flight += other.in_flight
+        self.dropped += other.dropped
 
 
 class End:
@@ -80,9 +94,11 @@ class End:
         self.send: Callable[[Mbuf], None] = self._unbound
 
     def _unbound(self, m: Mbuf) -> None:
-        self.flow.sent += 1
-        self.flow.octets += len(m) - PKTHDR
-        self.flow.drop("unplugged")
+        """Somebody kept an end whose plug was pulled; the wire counts what it loses."""
+        history = self.wire.history
+        history.sent += 1
+        history.octets += len(m) - PKTHDR
+        history.drop("unplugged")
 
     @property
     def name(self) -> str:

@@ -1,8 +1,10 @@
 """A scapy program on a wire: a ``SuperSocket`` whose network is one cable or segment.
 
-scapy's ``sniff`` and ``AsyncSniffer`` take it as ``opened_socket``, ``sndrcv`` as its
-socket, an ``AnsweringMachine`` as both ``opened_socket`` and ``socket``. The methods
-pass it along::
+scapy's ``sniff`` and ``AsyncSniffer`` take it as ``opened_socket``, ``sendp`` as
+``socket``, ``sndrcv`` as its first argument, an ``AnsweringMachine`` as both
+``opened_socket`` and ``socket``, an ``Automaton`` as ``sock``. ``srp``, ``srp1``,
+``sr`` and ``sr1`` of scapy's face take no socket: they open one on an interface of
+the machine. The methods here stand for them::
 
     reply = station.sr1(Ether() / IP(dst="192.0.2.1") / ICMP(), timeout=1)
     machine = station.answering_machine(ARP_am, IP_addr="192.0.2.9", ARP_addr=station.mac)
@@ -11,13 +13,22 @@ A station is a port like any NIC, and hears every frame of its wire. It is no
 host: what nobody answers stays unanswered, unless it was given ``addresses``;
 for those it answers ARP and IPv6 neighbour solicitations.
 
-Nothing here asks for the machine's own interfaces or routes.
+Nothing here asks for the machine's own interfaces or routes: an address that a
+packet leaves open becomes the station's. scapy's own ``sndrcv`` looks at a packet
+before the station does, so give it packets that name their sources. scapy closes
+the socket of a sniffer whose ``prn`` raises, and of an ``Automaton`` that is done:
+the station is unplugged then, as by ``close``.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import math
 import os
+import re
 import select
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -26,7 +37,6 @@ from typing import Any
 
 import scapy.layers.inet
 import scapy.layers.inet6  # noqa: F401 - without it IPv6 is Raw
-from scapy.config import conf
 from scapy.data import MTU
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet
@@ -34,14 +44,18 @@ from scapy.supersocket import SuperSocket
 
 from iflab.net.clock import Clock
 from iflab.net.ifnet import as_mbuf
-from iflab.net.mbuf import Mbuf, addressed, frame_of
+from iflab.net.mbuf import PKTHDR, Mbuf, frame_of
+from iflab.net.packet import fill_in, lacks_ethernet
 
+from .frame import needs_finish
 from .port import End, WireError
 from .wire import Wire
 
 __all__ = ["Station"]
 
-conf.verb = 0  # scapy's own progress dots would stand in the way of the lab's output
+_log = logging.getLogger("iflab.wire")
+
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
 class Station(SuperSocket):  # type: ignore[misc]
@@ -49,6 +63,7 @@ class Station(SuperSocket):  # type: ignore[misc]
 
     ``mac`` is the source of frames that name none. At most ``limit`` received
     frames wait to be read; ``dropped`` counts those that came when it was full.
+    Raises ``WireError`` for a MAC or an address that is none.
     """
 
     desc = "a station on a wire of the lab"
@@ -62,9 +77,17 @@ class Station(SuperSocket):  # type: ignore[misc]
         addresses: Iterable[str] = (),
         limit: int = 100_000,
     ) -> None:
+        self._ready = -1
+        if not _MAC.fullmatch(mac.lower()) or int(mac[:2], 16) & 1:
+            raise WireError(
+                f"{name}: {mac!r} is no MAC address of a station; write six octets, the first even: 02:00:00:00:00:fe"
+            )
         self.clock = clock
         self.name = name
-        self.mac = mac
+        self.mac = mac.lower()
+        self.addresses = tuple(
+            _address(name, text) for text in ((addresses,) if isinstance(addresses, str) else addresses)
+        )
         self.limit = limit
         self.dropped = 0
         self.sent = 0
@@ -75,27 +98,37 @@ class Station(SuperSocket):  # type: ignore[misc]
         self.iface = name
         self.promisc = True
         self.closed = False
-        self._addresses = {ip_address(address) for address in addresses}
         self._waiting: deque[tuple[float, bytes]] = deque()
+        self._mutex = threading.Lock()
+        """Guards ``_ready`` against being closed while somebody waits on it."""
+        self._holders = 0
         self._ready = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC | os.EFD_SEMAPHORE)
-        self.ins = self.outs = self  # scapy asks for these; fileno() is what counts
 
     def __repr__(self) -> str:
         return f"<Station {self.name} {self.mac}>"
+
+    @property
+    def ins(self) -> Station:
+        """scapy asks for it; ``fileno`` is what counts."""
+        return self
+
+    outs = ins
 
     # the port
 
     def receive(self, m: Mbuf) -> None:
         """Take a frame off the wire; lock held."""
-        octets = frame_of(m)
         self.received += 1
-        if self._addresses:
-            self._answer(octets)
-        if len(self._waiting) >= self.limit:
+        if len(self._waiting) >= self.limit or self.closed or needs_finish(m):
             self.dropped += 1
-            return
-        self._waiting.append((time.time(), octets))
-        os.eventfd_write(self._ready, 1)
+        else:
+            self._waiting.append((time.time(), frame_of(m)))
+            os.eventfd_write(self._ready, 1)
+        if self.addresses:
+            try:
+                self._answer(frame_of(m))
+            except Exception:
+                _log.exception("%s could not answer %s", self.name, frame_of(m).hex())
 
     def link_change(self, up: bool) -> None:
         """A station does not care."""
@@ -103,99 +136,173 @@ class Station(SuperSocket):  # type: ignore[misc]
     def _answer(self, octets: bytes) -> None:
         """Answer who asks for one of our addresses (RFC 826, RFC 4861)."""
         kind = octets[12:14]
-        if kind == b"\x08\x06":
-            ask = Ether(octets).getlayer(ARP)
-            if ask is not None and ask.op == 1 and ip_address(ask.pdst) in self._addresses:
+        if kind == b"\x08\x06" and octets[14:22] == b"\0\x01\x08\0\x06\x04\0\x01" and len(octets) >= 42:
+            mac, asker, target = octets[22:28].hex(":"), octets[28:32], octets[38:42]
+            ours = str(ip_address(target))
+            if ours in self.addresses:
                 self.send(
-                    Ether(dst=ask.hwsrc)
-                    / ARP(op=2, hwsrc=self.mac, psrc=ask.pdst, hwdst=ask.hwsrc, pdst=ask.psrc)
+                    Ether(src=self.mac, dst=mac)
+                    / ARP(op=2, hwsrc=self.mac, psrc=ours, hwdst=mac, pdst=str(ip_address(asker)))
                 )
-        elif kind == b"\x86\xdd" and octets[54:55] == b"\x87" and octets[20] == 58:
+        elif kind == b"\x86\xdd" and octets[20:22] == b"\x3a\xff" and octets[54:56] == b"\x87\0":
+            if len(octets) < 78 or (ours := str(IPv6Address(octets[62:78]))) not in self.addresses:
+                return
             from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6NDOptDstLLAddr, IPv6
 
-            target = IPv6Address(octets[62:78])
-            source = str(IPv6Address(octets[22:38]))
-            if target in self._addresses and source != "::":
-                self.send(
-                    Ether(dst=octets[6:12].hex(":"))
-                    / IPv6(src=str(target), dst=source, hlim=255)
-                    / ICMPv6ND_NA(tgt=str(target), R=0, S=1, O=1)
-                    / ICMPv6NDOptDstLLAddr(lladdr=self.mac)
-                )
+            asker, mac = octets[22:38], octets[6:12].hex(":")
+            if asker == bytes(16):  # who asks whether the address is free has none yet: all are told
+                whom, mac, solicited = "ff02::1", "33:33:00:00:00:01", 0
+            else:
+                whom, solicited = str(IPv6Address(asker)), 1
+            self.send(
+                Ether(src=self.mac, dst=mac)
+                / IPv6(src=ours, dst=whom, hlim=255)
+                / ICMPv6ND_NA(tgt=ours, R=0, S=solicited, O=1)
+                / ICMPv6NDOptDstLLAddr(lladdr=self.mac)
+            )
 
     # the socket
 
     def fileno(self) -> int:
-        """Readable while a frame waits."""
+        """Readable while a frame waits; -1 once closed."""
         return self._ready
 
     def send(self, x: Any) -> int:
-        """Put a frame (scapy packet with Ethernet header, or ``bytes``) on the wire; return its octets.
+        """Put a frame (scapy packet, or ``bytes``) on the wire; return its octets.
 
-        Raises ``WireError`` when the station is not plugged in, ``ValueError`` for what is no frame.
+        A packet without Ethernet header gets one. Raises ``WireError`` when the
+        station is not plugged in, ``ValueError`` for a frame too short or too long,
+        ``TypeError`` for what is no frame.
         """
         if isinstance(x, Packet):
-            x = self._complete(x)
+            m = as_mbuf(bytes(self._complete(x)))
             x.sent_time = time.time()
-        m = as_mbuf(x)
+        elif isinstance(x, (bytes, bytearray, memoryview)):
+            m = as_mbuf(bytes(x))
+        else:
+            raise TypeError(f"{self.name}: a frame is bytes or a scapy packet, not {type(x).__name__}")
         with self.clock.lock:
+            if self.closed:
+                raise WireError(f"{self.name} is closed; make another station")
             if self.end is None:
                 raise WireError(f"{self.name} is not plugged into a wire; plug it in with wire.plug(station)")
             self.sent += 1
             self.end.send(m)
-        return len(m)
+        return len(m) - PKTHDR
 
     def _complete(self, packet: Packet) -> Packet:
-        """Put an Ethernet header on what has none, and fill in the MACs that are not set."""
-        if not isinstance(packet, Ether) and not packet.haslayer(Ether):
-            packet = Ether() / packet
-        return addressed(packet, bytes.fromhex(self.mac.replace(":", "")))
+        """Put an Ethernet header on what has none, and fill in the addresses that are not set."""
+        return fill_in(Ether() / packet if lacks_ethernet(packet) else packet, self.mac, self.addresses)
 
     def recv_raw(self, x: int = MTU) -> tuple[Any, bytes | None, float | None]:
-        """Return the next frame as scapy wants it; blank when none waits."""
-        try:
-            os.eventfd_read(self._ready)
-        except BlockingIOError:
-            return None, None, None
-        when, octets = self._waiting.popleft()
+        """Return the next frame as scapy wants it; blank when none waits.
+
+        Raises ``EOFError`` once the station is closed and everything is read.
+        """
+        with self._mutex:
+            if self.closed:
+                if not self._waiting:
+                    raise EOFError(f"{self.name} is closed")
+            else:
+                try:
+                    os.eventfd_read(self._ready)
+                except BlockingIOError:
+                    return None, None, None
+            when, octets = self._waiting.popleft()
         return Ether, octets[:x], when
 
     def recv_frame(self, timeout: float | None = None) -> bytes | None:
         """Wait for the next frame and return its octets; None when ``timeout`` seconds pass without one."""
-        if not select.select([self._ready], [], [], timeout)[0]:
-            return None
-        return self.recv_raw()[1]
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            remain = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not self.select([self], remain):
+                return None
+            try:
+                octets = self.recv_raw()[1]
+            except EOFError:
+                return None
+            if octets is not None:  # else another thread was quicker
+                return octets
+
+    def flush(self) -> int:
+        """Throw away what waits to be read; return how many frames that was."""
+        count = 0
+        with contextlib.suppress(EOFError):
+            while self.recv_raw()[1] is not None:
+                count += 1
+        return count
 
     @staticmethod
     def select(sockets: list[SuperSocket], remain: float | None = None) -> list[SuperSocket]:
-        """Wait until one of ``sockets`` is readable (scapy's contract)."""
-        return [s for s in select.select(sockets, [], [], remain)[0] if isinstance(s, SuperSocket)]
+        """Wait until one of ``sockets`` is readable (scapy's contract); a closed station is, it tells its end."""
+        held = [s for s in sockets if isinstance(s, Station) and s._hold()]
+        try:
+            ended = [s for s in sockets if isinstance(s, Station) and s not in held]
+            by_fd = {s.fileno(): s for s in sockets if s not in ended}
+            poll = select.poll()  # select() itself knows no fd above 1,023
+            for fd in by_fd:
+                poll.register(fd, select.POLLIN)
+            patience = 0 if ended else None if remain is None else max(0, math.ceil(remain * 1000))
+            return ended + [by_fd[fd] for fd, _ in poll.poll(patience)]
+        finally:
+            for s in held:
+                s._let_go()
+
+    def _hold(self) -> bool:
+        with self._mutex:
+            if self.closed:
+                return False
+            self._holders += 1
+            return True
+
+    def _let_go(self) -> None:
+        with self._mutex:
+            self._holders -= 1
+            self._close_fd()
+
+    def _close_fd(self) -> None:
+        if self.closed and not self._holders and self._ready >= 0:
+            os.close(self._ready)
+            self._ready = -1
 
     def plug(self, wire: Wire) -> Station:
         """Plug into ``wire``; return the station itself."""
+        if self.closed:
+            raise WireError(f"{self.name} is closed; make another station")
         wire.plug(self)
         return self
 
     def close(self) -> None:
-        """Unplug, and wake nobody any more."""
-        if self.closed:
-            return
-        self.closed = True
+        """Unplug. Whoever reads in another thread reads what is left, and then the end."""
         with self.clock.lock:
+            if self.closed:
+                return
             if self.end is not None:
                 self.end.wire.unplug(self)
-        os.close(self._ready)
+            with self._mutex:
+                self.closed = True
+                os.eventfd_write(self._ready, 1)
+                self._close_fd()
 
     def __del__(self) -> None:
-        """scapy's own would close a socket that is not there."""
+        if self._ready >= 0:
+            os.close(self._ready)
 
     # scapy's functions, on this socket
 
     def sr(self, packets: Any, **options: Any) -> Any:
-        """Send and receive, as scapy's ``sr``: ``(answered, unanswered)``."""
+        """Send and receive, as scapy's ``sr`` and ``srp``: ``(answered, unanswered)``.
+
+        Frames that came before the question are no answers: they are thrown away.
+        Raises what ``send`` raises, unlike scapy, which would only log it.
+        """
         from scapy.sendrecv import sndrcv
 
-        return sndrcv(self, self._complete_all(packets), **options)
+        options = {"verbose": 0, "threaded": False, "chainEX": True, **options}
+        questions = self._complete_all(packets)
+        self.flush()
+        return sndrcv(self, questions, **options)
 
     srp = sr
 
@@ -207,24 +314,41 @@ class Station(SuperSocket):  # type: ignore[misc]
     srp1 = sr1
 
     def sniff(self, **options: Any) -> Any:
-        """Sniff, as scapy's ``sniff``."""
+        """Sniff, as scapy's ``sniff``, what waits and what comes."""
         from scapy.sendrecv import sniff
 
-        return sniff(opened_socket=self, **options)
+        return sniff(opened_socket=self, **self._checked(options))
 
     def async_sniffer(self, **options: Any) -> Any:
         """An ``AsyncSniffer`` on this station; frames are kept from this moment on, so none is missed."""
         from scapy.sendrecv import AsyncSniffer
 
-        return AsyncSniffer(opened_socket=self, **options)
+        return AsyncSniffer(opened_socket=self, **self._checked(options))
 
     def answering_machine(self, kind: type, **options: Any) -> Any:
         """Start one of scapy's answering machines on this station, in the background; ``sniffer.stop()`` ends it."""
-        machine = kind(opened_socket=self, socket=self, verbose=0, **options)
+        machine = kind(**{"opened_socket": self, "socket": self, "verbose": 0, **self._checked(options)})
         machine.bg()
         return machine
+
+    def _checked(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Refuse what scapy would ignore, or take for the machine's own interfaces."""
+        for name in ("filter", "iface"):
+            if options.get(name) is not None:
+                remedy = "use lfilter=function" if name == "filter" else "the station is the interface"
+                raise WireError(f"{self.name}: {name}={options[name]!r} has no effect on a station; {remedy}")
+        return options
 
     def _complete_all(self, packets: Any) -> Any:
         if isinstance(packets, Packet):
             return self._complete(packets)
         return [self._complete(packet) for packet in packets]
+
+
+def _address(name: str, text: str) -> str:
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        raise WireError(
+            f"{name}: {text!r} is no IP address; write one without prefix length: 192.0.2.9, 2001:db8::9"
+        ) from None

@@ -16,20 +16,30 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any
 
 from iflab.net.clock import Clock, Timer
-from iflab.net.mbuf import PKTHDR, Mbuf, mbuf, octets_of
+from iflab.net.ifnet import FRAME_MAX, FRAME_MIN
+from iflab.net.mbuf import PKTHDR, Mbuf, mbuf
+from iflab.net.packet import octets_of
 
-from .frame import Frame, load_scapy
+from .frame import Frame, load_scapy, needs_finish
 from .port import End, Flow, Port, WireError
 
-__all__ = ["Hook", "HookFunction", "Tap", "TapFunction", "Wire"]
+__all__ = ["FateFunction", "Hook", "HookFunction", "Tap", "TapFunction", "Wire"]
 
 _log = logging.getLogger("iflab.wire")
 
 HookFunction = Callable[[Frame], Any]
 TapFunction = Callable[[End, Mbuf], None]
+FateFunction = Callable[[End, Port | None, Mbuf, str], None]
+
+_MBUF_MIN = PKTHDR + FRAME_MIN
+_MBUF_MAX = PKTHDR + FRAME_MAX
+
+HOOK_MOST = 10_000
+"""A hook may make this many frames of one; one that makes more is taken to be endless."""
 
 
 class Hook:
@@ -50,11 +60,12 @@ class Hook:
 class Tap:
     """A listener that sees every frame put on a wire and touches none; ``remove`` ends it."""
 
-    __slots__ = ("fn", "wire")
+    __slots__ = ("fate", "fn", "wire")
 
-    def __init__(self, wire: Wire, fn: TapFunction) -> None:
+    def __init__(self, wire: Wire, fn: TapFunction, fate: FateFunction | None) -> None:
         self.wire = wire
         self.fn = fn
+        self.fate = fate
 
     def remove(self) -> None:
         """Stop listening; nothing happens when it has stopped."""
@@ -67,23 +78,27 @@ class Tap:
 class _Pipe:
     """The frames in flight towards one port, in order, with one timer for the first of them."""
 
-    __slots__ = ("clock", "deliver", "frames", "on_empty", "timer")
+    __slots__ = ("clock", "deliver", "frames", "lost", "on_empty", "timer")
 
     def __init__(
-        self, clock: Clock, deliver: Callable[[Flow, Mbuf], None], on_empty: Callable[[], None]
+        self,
+        clock: Clock,
+        deliver: Callable[[End, Mbuf], None],
+        lost: Callable[[End, Mbuf, str], None],
+        on_empty: Callable[[], None],
     ) -> None:
         self.clock = clock
         self.deliver = deliver
+        self.lost = lost
         self.on_empty = on_empty
-        self.frames: deque[tuple[float, Flow, Mbuf]] = deque()
+        self.frames: deque[tuple[float, End, Mbuf]] = deque()
         self.timer: Timer | None = None
 
-    def push(self, delay: float, flow: Flow, m: Mbuf) -> None:
-        flow.in_flight += 1
+    def push(self, delay: float, end: End, m: Mbuf) -> None:
         due = self.clock.now() + delay
         if self.frames:  # a shorter delay does not let a frame overtake those before it
             due = max(due, self.frames[-1][0])
-        self.frames.append((due, flow, m))
+        self.frames.append((due, end, m))
         if self.timer is None:
             self.timer = self.clock.call_at(due, self._release)
 
@@ -91,27 +106,24 @@ class _Pipe:
         self.timer = None
         now = self.clock.now()
         while self.frames and self.frames[0][0] <= now:
-            _, flow, m = self.frames.popleft()
-            flow.in_flight -= 1
-            self.deliver(flow, m)
+            _, end, m = self.frames.popleft()
+            self.deliver(end, m)
         if not self.frames:
             self.on_empty()
         elif self.timer is None:
             self.timer = self.clock.call_at(self.frames[0][0], self._release)
 
-    def lose(self, cause: str, flow: Flow | None = None) -> None:
-        """Lose what is in flight, all of it or what belongs to ``flow``."""
-        kept: deque[tuple[float, Flow, Mbuf]] = deque()
-        for item in self.frames:
-            if flow is None or item[1] is flow:
-                item[1].in_flight -= 1
-                item[1].drop(cause)
-            else:
-                kept.append(item)
-        self.frames = kept
-        if not kept and self.timer is not None:
+    def lose(self, cause: str, end: End | None = None) -> None:
+        """Lose what is in flight, all of it or what ``end`` sent."""
+        frames, self.frames = self.frames, deque()
+        if end is not None:
+            self.frames.extend(item for item in frames if item[1] is not end)
+        if not self.frames and self.timer is not None:
             self.timer.cancel()
             self.timer = None
+        for _, sender, m in frames:
+            if end is None or sender is end:
+                self.lost(sender, m, cause)
 
 
 class Wire:
@@ -128,9 +140,16 @@ class Wire:
         self.taps: list[Tap] = []
         self.history = Flow()
         """What ends sent that have been unplugged since."""
+        self._gone: list[Flow] = []
+        """Theirs, as long as a frame of it is in the hands of a hook."""
         self.on_change: Callable[[Wire, str], None] | None = None
         """Told in words whenever somebody plugs, cuts or mends."""
+        self._severed = False
+        """Cut altogether, whoever is plugged in."""
         self._cut: set[Port] = set()
+        """Nothing reaches these."""
+        self._mute: set[Port] = set()
+        """Nothing of what these send reaches anybody."""
         self._delays: dict[Port, float] = {}
         self._default_delay = 0.0
         self._pipes: dict[Port, _Pipe] = {}
@@ -167,18 +186,19 @@ class Wire:
             pipe = self._pipes.pop(port, None)
             if pipe is not None:
                 pipe.lose("unplugged")
-            for other in self._pipes.values():
-                other.lose("unplugged", end.flow)
+            for other in list(self._pipes.values()):
+                other.lose("unplugged", end)
             del self.ends[port]
             self._cut.discard(port)
+            self._mute.discard(port)
             self._delays.pop(port, None)
             port.end = None
             end.send = end._unbound
-            self._keep(end.flow)
+            self._gone.append(end.flow)
+            self._fold()
             self.rebind()
             if end.up:
-                end.up = False
-                port.link_change(False)
+                self._set_link(end, False)
             self._tell(f"{port.name} unplugged")
 
     def close(self) -> None:
@@ -187,13 +207,12 @@ class Wire:
             for port in list(self.ends):
                 self.unplug(port)
 
-    def _keep(self, flow: Flow) -> None:
-        kept = self.history
-        kept.sent += flow.sent
-        kept.octets += flow.octets
-        kept.added += flow.added
-        kept.delivered += flow.delivered
-        kept.dropped += flow.dropped
+    def _fold(self) -> None:
+        """Move what is decided of the flows of pulled plugs into the history."""
+        for flow in self._gone:
+            if not flow.in_flight:
+                self.history.add(flow)
+        self._gone = [flow for flow in self._gone if flow.in_flight]
 
     def _end(self, port: Port) -> End:
         end = self.ends.get(port)
@@ -211,11 +230,15 @@ class Wire:
     def cut(self, towards: Port | None = None) -> None:
         """Let nothing through any more: towards one port, or at all. What is in flight there is lost."""
         with self.clock.lock:
-            ports = list(self.ends) if towards is None else [self._end(towards).port]
-            self._cut.update(ports)
-            for port in ports:
-                if port in self._pipes:
-                    self._pipes[port].lose("cut")
+            if towards is None:
+                self._severed = True
+            else:
+                self._cut.add(self._end(towards).port)
+            for port, pipe in list(self._pipes.items()):
+                if towards is None or port in self._cut:
+                    pipe.lose("cut")
+                elif towards in self._mute:
+                    pipe.lose("cut", self.ends[towards])
             self.rebind()
             self._tell("cut" if towards is None else f"cut towards {towards.name}")
 
@@ -224,17 +247,40 @@ class Wire:
         with self.clock.lock:
             if towards is None:
                 self._cut.clear()
+                self._mute.clear()
             else:
-                self._cut.discard(self._end(towards).port)
+                port = self._end(towards).port
+                if self._severed:
+                    self._cut.update(self.ends)
+                self._cut.discard(port)
+                self._mute.discard(port)
+            self._severed = False
             self.rebind()
             self._tell("mended" if towards is None else f"mended towards {towards.name}")
 
     def is_cut(self, towards: Port) -> bool:
         """True when nothing reaches ``towards``."""
-        return towards in self._cut
+        return self._severed or towards in self._cut
 
     def _carrier(self, port: Port) -> bool:
-        return port not in self._cut and len(self.ends) > 1
+        if self._severed or port in self._cut:
+            return False
+        return len(self.ends) - len(self._mute) - (port not in self._mute) > 0
+
+    def _blocked(self, end: End, other: End) -> str:
+        """Why nothing passes from ``end`` to ``other``; empty when it does."""
+        if self.ends.get(end.port) is not end or self.ends.get(other.port) is not other:
+            return "unplugged"
+        if self._severed or other.port in self._cut or end.port in self._mute:
+            return "cut"
+        return ""
+
+    def _set_link(self, end: End, up: bool) -> None:
+        end.up = up
+        try:
+            end.port.link_change(up)
+        except Exception:
+            _log.exception("%s: %s failed to take the change of its link", self.name, end.port.name)
 
     # delay
 
@@ -287,10 +333,15 @@ class Wire:
                 self.hooks.remove(hook)
                 self.rebind()
 
-    def add_tap(self, fn: TapFunction) -> Tap:
-        """Call ``fn(end, m)`` for every frame that an end puts on the wire, from now on, with the lock held."""
+    def add_tap(self, fn: TapFunction, fate: FateFunction | None = None) -> Tap:
+        """Call ``fn(end, m)`` for every frame that an end puts on the wire, from now on, with the lock held.
+
+        ``fate(end, port, m, cause)`` hears what becomes of it: once for every copy
+        that a port received (``cause`` is empty) or that was lost (the cause as in
+        ``Flow.dropped``; ``port`` None: before it was on its way to anybody).
+        """
         with self.clock.lock:
-            tap = Tap(self, fn)
+            tap = Tap(self, fn, fate)
             self.taps.append(tap)
             self.rebind()
             return tap
@@ -304,108 +355,161 @@ class Wire:
         for end in list(self.ends.values()):
             up = self._carrier(end.port)
             if up != end.up and self.ends.get(end.port) is end:
-                end.up = up
-                end.port.link_change(up)
+                self._set_link(end, up)
 
     def _sender(self, end: End) -> Callable[[Mbuf], None]:
         """The way of the frames of ``end``: a straight one where nothing is in it."""
-        flow = end.flow
-        others = [other.port for other in self.ends.values() if other is not end]
-        if len(others) != 1 or self.hooks or self.taps or self._cut or self.delay(others[0]):
-            return lambda m: self._send(end, m)
-        if others[0] in self._pipes and self._pipes[others[0]].frames:
-            return lambda m: self._send(end, m)  # nothing overtakes what is still in flight
-        receive = others[0].receive
+
+        def winding(m: Mbuf) -> None:
+            self._send(end, m)
+
+        if len(self.ends) != 2 or self.taps:
+            return winding
+        other = next(other for other in self.ends.values() if other is not end)
+        port = other.port
+        if self._hooks_towards(port) or self._blocked(end, other) or self.delay(port):
+            return winding
+        if port in self._pipes and self._pipes[port].frames:
+            return winding  # nothing overtakes what is still in flight
+        flow, receive = end.flow, port.receive
 
         def straight(m: Mbuf) -> None:
+            length = len(m)
+            if not _MBUF_MIN <= length <= _MBUF_MAX:
+                winding(m)
+                return
             flow.sent += 1
-            flow.octets += len(m) - PKTHDR
+            flow.octets += length - PKTHDR
+            flow.delivered += 1
             try:
                 receive(m)
             except Exception:
-                self._receive_failed(flow, others[0])
-            else:
-                flow.delivered += 1
+                self._receive_failed(end, port)
 
         return straight
+
+    def _hooks_towards(self, port: Port) -> list[Hook]:
+        return [hook for hook in self.hooks if hook.towards is None or hook.towards is port]
 
     def _send(self, end: End, m: Mbuf) -> None:
         flow = end.flow
         flow.sent += 1
         flow.octets += len(m) - PKTHDR
-        for tap in tuple(self.taps):
-            try:
-                tap.fn(end, m)
-            except Exception:
-                _log.exception("a tap on %s failed: %r", self.name, tap.fn)
-        targets = [other.port for other in self.ends.values() if other is not end]
-        if not targets:
-            flow.drop("unplugged")
+        flow.in_flight += 1
+        if self.taps:
+            self._heard(end, m)
+        if not _MBUF_MIN <= len(m) <= _MBUF_MAX:
+            self._lose(end, None, m, "too short" if len(m) < _MBUF_MIN else "too long")
             return
-        flow.added += len(targets) - 1
-        for port in targets:
-            if port in self._cut:
-                flow.drop("cut")
-                continue
-            frames = self._through_hooks(end, port, m) if self.hooks else (m,)
-            for each in frames:
-                self._carry(flow, port, each)
+        others = [other for other in self.ends.values() if other is not end]
+        if not others:
+            self._lose(end, None, m, "unplugged")
+            return
+        if len(others) > 1:
+            flow.added += len(others) - 1
+            flow.in_flight += len(others) - 1
+        for other in others:
+            if cause := self._blocked(end, other):
+                self._lose(end, other.port, m, cause)
+            elif self.hooks and (hooks := self._hooks_towards(other.port)):
+                for each in self._through_hooks(hooks, end, other.port, m):
+                    if cause := self._blocked(end, other):  # a hook pulled a plug
+                        self._lose(end, other.port, each, cause)
+                    else:
+                        self._carry(end, other.port, each)
+            else:
+                self._carry(end, other.port, m)
 
-    def _carry(self, flow: Flow, port: Port, m: Mbuf) -> None:
-        delay = self.delay(port)
+    def _carry(self, end: End, port: Port, m: Mbuf) -> None:
+        delay = self._delays.get(port, self._default_delay)
         pipe = self._pipes.get(port)
         if delay or (pipe is not None and pipe.frames):
             if pipe is None:
                 pipe = self._pipes[port] = self._pipe(port)
-            pipe.push(delay, flow, m)
+            pipe.push(delay, end, m)
         else:
-            self._deliver(flow, port, m)
+            self._deliver(end, port, m)
 
     def _pipe(self, port: Port) -> _Pipe:
-        def deliver(flow: Flow, m: Mbuf) -> None:
-            self._deliver(flow, port, m)
+        def deliver(end: End, m: Mbuf) -> None:
+            self._deliver(end, port, m)
+
+        def lost(end: End, m: Mbuf, cause: str) -> None:
+            self._lose(end, port, m, cause)
 
         def emptied() -> None:
             if not self.delay(port):  # the delay was taken off meanwhile: back to the straight way
                 self.rebind()
 
-        return _Pipe(self.clock, deliver, emptied)
+        return _Pipe(self.clock, deliver, lost, emptied)
 
-    def _deliver(self, flow: Flow, port: Port, m: Mbuf) -> None:
+    def _deliver(self, end: End, port: Port, m: Mbuf) -> None:
+        flow, cause = end.flow, ""
+        flow.in_flight -= 1
+        flow.delivered += 1
         try:
             port.receive(m)
         except Exception:
-            self._receive_failed(flow, port)
-        else:
-            flow.delivered += 1
+            self._receive_failed(end, port)
+            cause = "receiver error"
+        if self.taps:
+            self._decided(end, port, m, cause)
 
-    def _receive_failed(self, flow: Flow, port: Port) -> None:
-        flow.drop("receiver error")
+    def _receive_failed(self, end: End, port: Port) -> None:
+        end.flow.delivered -= 1
+        end.flow.drop("receiver error")
         _log.exception("%s: %s failed to take a frame", self.name, port.name)
 
-    def _through_hooks(self, end: End, port: Port, m: Mbuf) -> tuple[Mbuf, ...]:
-        """Let every hook have its way; count what is added and lost."""
-        now = self.clock.now()
-        frames = [Frame(m, end, port, now)]
-        for hook in tuple(self.hooks):
-            if hook.towards is not None and hook.towards is not port:
+    def _lose(self, end: End, port: Port | None, m: Mbuf, cause: str) -> None:
+        end.flow.in_flight -= 1
+        end.flow.drop(cause)
+        if self.taps:
+            self._decided(end, port, m, cause)
+
+    def _heard(self, end: End, m: Mbuf) -> None:
+        for tap in tuple(self.taps):
+            try:
+                tap.fn(end, m)
+            except Exception:
+                _log.exception("a tap on %s failed: %r", self.name, tap.fn)
+
+    def _decided(self, end: End, port: Port | None, m: Mbuf, cause: str) -> None:
+        for tap in tuple(self.taps):
+            if tap.fate is None:
                 continue
-            passed: list[Frame] = []
-            for frame in frames:
+            try:
+                tap.fate(end, port, m, cause)
+            except Exception:
+                _log.exception("a tap on %s failed: %r", self.name, tap.fate)
+
+    def _through_hooks(self, hooks: list[Hook], end: End, port: Port, m: Mbuf) -> list[Mbuf]:
+        """Let every hook have its way; count what is added and lost."""
+        if needs_finish(m):
+            self._lose(end, port, m, "unfinished")
+            return []
+        passing = [(Frame(m, end, port, self.clock.now()), m)]
+        for hook in hooks:
+            passed: list[tuple[Frame, Mbuf]] = []
+            for frame, before in passing:
                 try:
-                    kept = _answer(hook.fn(frame), frame)
-                    for each in kept:
-                        each.to_mbuf()
-                except Exception:
-                    end.flow.drop("hook error")
+                    kept = _verdict(hook.fn(frame), frame)
+                    if len(kept) == 1:
+                        passed += kept
+                        continue
+                except BaseException as error:  # SystemExit too: no frame may end the engine
+                    self._lose(end, port, before, "hook error")
+                    if isinstance(error, KeyboardInterrupt):
+                        raise
                     _log.exception("a hook on %s failed and lost its frame: %r", self.name, hook.fn)
                     continue
-                if not kept:
-                    end.flow.drop("hook")
-                end.flow.added += max(0, len(kept) - 1)
+                if kept:
+                    end.flow.added += len(kept) - 1
+                    end.flow.in_flight += len(kept) - 1
+                else:
+                    self._lose(end, port, before, "hook")
                 passed += kept
-            frames = passed
-        return tuple(frame.to_mbuf() for frame in frames)
+            passing = passed
+        return [after for _, after in passing]
 
     # accounts
 
@@ -413,14 +517,29 @@ class Wire:
         """Everything ever sent on this wire and what became of it."""
         with self.clock.lock:
             total = Flow()
-            for flow in (self.history, *(end.flow for end in self.ends.values())):
-                total.sent += flow.sent
-                total.octets += flow.octets
-                total.added += flow.added
-                total.delivered += flow.delivered
-                total.in_flight += flow.in_flight
-                total.dropped += flow.dropped
+            for flow in (self.history, *self._gone, *(end.flow for end in self.ends.values())):
+                total.add(flow)
             return total
+
+
+def _verdict(answer: Any, frame: Frame) -> list[tuple[Frame, Mbuf]]:
+    """Read what a hook made of ``frame``: frames, each an object of its own, as they go on. Raises for nonsense."""
+    if (answer is None or answer is True) and frame.is_untouched():
+        return [(frame, frame.to_mbuf())]
+    kept: list[tuple[Frame, Mbuf]] = []
+    seen: set[int] = set()
+    for each in _answer(answer, frame):
+        m = each.to_mbuf()
+        if not _MBUF_MIN <= len(m) <= _MBUF_MAX:
+            raise ValueError(
+                f"a frame has {FRAME_MIN} to {FRAME_MAX} octets, Ethernet header included; the hook made one of "
+                f"{len(m) - PKTHDR}"
+            )
+        if id(each) in seen:  # the next hook may edit one and not the other
+            each = Frame(m, each.src, each.dst, each.time)
+        seen.add(id(each))
+        kept.append((each, m))
+    return kept
 
 
 def _answer(answer: Any, frame: Frame) -> list[Frame]:
@@ -431,8 +550,13 @@ def _answer(answer: Any, frame: Frame) -> list[Frame]:
         return []
     if isinstance(answer, Frame):
         return [answer]
-    if isinstance(answer, (bytes, bytearray)) or hasattr(answer, "fields_desc"):
+    if isinstance(answer, (bytes, bytearray, memoryview)):
+        return [Frame(mbuf(bytes(answer)), frame.src, frame.dst, frame.time)]
+    if hasattr(answer, "fields_desc"):
         return [Frame(mbuf(octets_of(answer)), frame.src, frame.dst, frame.time)]
     if isinstance(answer, Iterable) and not isinstance(answer, str):
-        return [each for item in answer for each in _answer(item, frame)]
+        frames = [each for item in islice(answer, HOOK_MOST + 1) for each in _answer(item, frame)]
+        if len(frames) > HOOK_MOST:
+            raise ValueError(f"a hook makes {HOOK_MOST} frames of one at most")
+        return frames
     raise TypeError(f"a hook answers None, True, False, a frame or several, not {answer!r}")

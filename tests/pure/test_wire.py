@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iflab.net import ManualClock, mbuf
-from iflab.net.mbuf import octets_of
+from iflab.net.packet import octets_of
 from iflab.wire import Cable, Segment, WireError
 
 from .doubles import FakePort, frame
