@@ -14,6 +14,7 @@ it ends: at the end of the ``with``, by an exception, Ctrl-C, SIGTERM or SIGKILL
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import logging
 import os
@@ -27,12 +28,13 @@ from concurrent.futures import ThreadPoolExecutor
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
+from iflab.agreement import Disagreement
 from iflab.control import ControlServer, make_private_directory, remove_private_directory
 from iflab.drivers import TapNic
 from iflab.engine import Engine
 from iflab.host import Host, LabError
 from iflab.linux import Keeper, Netns, Tap, ensure_privileges, raise_fd_limit
-from iflab.net import IFF, IFT, Ifnet, Kernel, LinkState, Timer, arpcom_alloc, arpcom_free
+from iflab.net import IFF, IFT, Cloner, Ifnet, Kernel, LinkState, Timer, Vnet, arpcom_alloc, arpcom_free
 from iflab.stack import LinuxStack, Listener
 from iflab.wire import Cable, Port, Segment, Wire
 
@@ -90,6 +92,7 @@ class Lab:
         self._stations: list[Station] = []
         self._closers: list[threading.Thread] = []
         self._timers: list[Timer] = []
+        self._group_numbers = {"": 0}
         self._closed = False
         self._old_sigterm: Any = None
         with contextlib.ExitStack() as undo:  # what was built goes again if a later step fails
@@ -100,7 +103,7 @@ class Lab:
             self.lock = self.kernel.giant
             self._home = Netns.create(f"{self.name}'s own")
             undo.callback(self._home.close)
-            self._listener = Listener(self._home)
+            self._listener = Listener(self._home, self.elapsed)
             self._heard = threading.Condition(self.lock)
             self._listener.on_heard = self._heard.notify_all
             undo.callback(self._listener.close)
@@ -117,6 +120,9 @@ class Lab:
             events.register("ifnet_arrival_event", self._arrived)
             events.register("ifnet_departure_event", self._departed)
             events.register("ifnet_link_event", self._link_changed)
+            events.register("group_change_event", self._groups_changed)
+            self.kernel.rtsock.listen(self._listener.heard)
+            self.kernel.cloners.register(Cloner("tap", self._clone_tap, self._unclone))
             self._control = ControlServer(self, directory) if directory else None
             undo.pop_all()
 
@@ -143,6 +149,11 @@ class Lab:
             if self._old_sigterm is not None:
                 signal.signal(signal.SIGTERM, self._old_sigterm)
                 self._old_sigterm = None
+
+    @property
+    def closed(self) -> bool:
+        """True once ``close`` began."""
+        return self._closed
 
     def log(self, text: str) -> None:
         """Tell something worth telling: ``iflab run`` shows it."""
@@ -175,6 +186,7 @@ class Lab:
                 stack = LinuxStack(netns, self.engine.now)
                 vnet = self.kernel.vnet_alloc(name, stack)
                 stack.vnet = vnet
+                stack.group_number = self.group_number
                 self._listener.watch(stack)
             except BaseException:
                 netns.close()
@@ -318,6 +330,23 @@ class Lab:
                     return waiting
                 self._heard.wait(left)
 
+    def check(self) -> None:
+        """Compare every ifnet with the kernel's own account of its netdev, field by field.
+
+        Raises ``Disagreement``, which names for each difference the field, both
+        values and the last change of each. Run it at any moment, and at the end of
+        a test.
+        """
+        self._check_open()
+        with self.lock:
+            differences = self._listener.disagreements()
+        if differences:
+            raise Disagreement(differences)
+
+    def group_number(self, name: str) -> int:
+        """The number by which ``ip link show group`` knows a group of interfaces; 0 for no group."""
+        return self._group_numbers.setdefault(name, len(self._group_numbers)) if name else 0
+
     def capture(self, path: str | os.PathLike[str]) -> Capture:
         """Write every frame that is put on any wire, also on those made later, to a pcap file. Raises ``OSError``."""
         from iflab.capture import Capture
@@ -349,6 +378,28 @@ class Lab:
 
     def _link_changed(self, ifp: Ifnet, state: LinkState) -> None:
         self.log(f"{getattr(ifp.if_softc, 'name', ifp.if_xname)}: link {state.name.lower()}")
+
+    def _groups_changed(self, name: str) -> None:
+        here = self.kernel.curvnet
+        for vnet in self.kernel.vnets if here is None else (here,):
+            if isinstance(vnet.stack, LinuxStack):
+                for ifp in vnet.stack.interfaces():
+                    vnet.stack.push_group_number(ifp)
+
+    # interfaces made by name
+
+    def _clone_tap(self, vnet: Vnet, name: str, unit: int, params: Any) -> Ifnet:
+        """``ifconfig tap create``: a NIC without a cable."""
+        stack = vnet.stack
+        if not isinstance(stack, LinuxStack):
+            raise OSError(errno.EOPNOTSUPP, f"{vnet.name} is no host: it has no Linux above its interfaces")
+        nic = TapNic()
+        nic.closer = self.close_tap
+        return nic.attach(vnet, stack.netns, self.engine, name, self.next_mac())
+
+    def _unclone(self, ifp: Ifnet) -> None:
+        ifp.if_detach()
+        ifp.if_free()
 
     # the end
 

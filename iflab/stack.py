@@ -19,15 +19,27 @@ from __future__ import annotations
 import errno
 import ipaddress
 import logging
+import select
 import socket
 import struct
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from iflab.addresses import address_ioctl, prefixlen
+from iflab.agreement import (
+    Difference,
+    Journal,
+    address_text,
+    compare,
+    ifnet_account,
+    link_account,
+    netdev_account,
+)
 from iflab.drivers.tap import TapNic
-from iflab.linux import Addr, Link, Maddr, Monitor, Netlink, Netns, sysctl
+from iflab.linux import Addr, Change, Link, Maddr, Monitor, Netlink, Netns, Route, sysctl
 from iflab.net import (
     IFF,
+    IFG_ALL,
     PRC,
     RTF,
     RTM,
@@ -52,7 +64,7 @@ from iflab.net import (
     if_delmulti_ifma,
     mbuf,
 )
-from iflab.net.rtsock import RouteMessage
+from iflab.net.rtsock import AddrMessage, IfMessage, MaddrMessage, RouteMessage, RoutingMessage
 
 __all__ = ["LinuxStack", "Listener"]
 
@@ -61,9 +73,16 @@ _log = logging.getLogger("iflab.stack")
 FIBS = 16
 """Routing tables of a vnet; fib 0 is the kernel's main table, fib n the table n."""
 
+_LOOKS = 10
+"""How often ``lab.check()`` looks again while the kernel still tells of changes."""
+_PATIENCE = 0.05
+"""Seconds that it waits for the kernel to tell."""
+
 _MAIN, _LOCAL = 254, 255
 _LINUX_UP, _LINUX_NOARP, _LINUX_PROMISC, _LINUX_ALLMULTI = 0x1, 0x80, 0x100, 0x200
 _LINUX_MULTICAST = 0x1000
+_COMMON = (IFG_ALL, "tap", "em", "")
+"""Groups that say nothing about one interface."""
 _RELEVANT = _LINUX_UP | _LINUX_NOARP | _LINUX_PROMISC | _LINUX_ALLMULTI
 _FAMILIES: dict[int, AddressFamily] = {
     socket.AF_INET: AddressFamily.INET,
@@ -83,12 +102,6 @@ def _netmask(family: int, prefixlen: int) -> Sockaddr:
     return SockaddrIn(packed) if bits == 32 else SockaddrIn6(packed)
 
 
-def _prefixlen(mask: Sockaddr | None, address: Sockaddr) -> int:
-    if mask is None or isinstance(mask, SockaddrDl):
-        return 32 if address.family is AddressFamily.INET else 128
-    return mask.value.bit_count()
-
-
 def _key(addr: Addr) -> tuple[str, int]:
     return addr.address, addr.prefixlen
 
@@ -105,11 +118,16 @@ class LinuxStack(Stack):
         self._now = now
         self.hear: Callable[[], None] = lambda: None
         """Reads what the kernel told meanwhile; set by the ``Listener``."""
+        self.journal = Journal(now)
+        """When each field of each interface last changed; the ``Listener``'s own once it listens."""
+        self.group_number: Callable[[str], int] = lambda name: 0
+        """The number by which the netdevs of a group are known; set by the lab."""
         self.find: Callable[[int | None], LinuxStack | None] = lambda inode: None
         """The stack of the namespace with that inode; set by the ``Listener``."""
         self._nics: dict[int, Ifnet] = {}
         self._groups: dict[Ifnet, dict[tuple[AddressFamily, str], Ifmultiaddr]] = {}
         self._groups_read = -1.0
+        self._loopback_routes: dict[tuple[bytes, int], Rtentry] = {}
         self._applying = False
         sysctl(
             netns, "net.ipv6.conf.all.accept_dad", 0
@@ -122,6 +140,7 @@ class LinuxStack(Stack):
 
     def input(self, ifp: Ifnet, m: Mbuf) -> None:
         """Let the host receive a frame."""
+        ifp.if_addrhead.count_input(m)
         ifp.if_softc.to_host(m)
 
     # interfaces that it is told of
@@ -132,11 +151,21 @@ class LinuxStack(Stack):
         self._nics[nic.tap.ifindex] = ifp
         nic.on_group_miss = self._group_miss
         nic.on_groups = self._push_groups
+        nic.on_change = self._note
+        if ifp.if_fib:
+            self._route_by_fib(ifp.if_xname, 0, ifp.if_fib)
+        self.push_group_number(ifp)
+        self._note(ifp)
 
     def detached(self, ifp: Ifnet) -> None:
         """Forget ``ifp``."""
         self._nics = {index: other for index, other in self._nics.items() if other is not ifp}
         self._groups.pop(ifp, None)
+        if ifp.if_fib and ifp.if_softc.tap.fd >= 0:
+            self._route_by_fib(ifp.if_xname, ifp.if_fib, 0)
+
+    def _note(self, ifp: Ifnet) -> None:
+        self.journal.note(ifp, ifnet_account(ifp), kernel=False)
 
     def interface(self, index: int) -> Ifnet | None:
         """The ifnet of the netdev with that index."""
@@ -157,6 +186,9 @@ class LinuxStack(Stack):
             link = netlink.link_get(nic.tap.ifindex)
             if what == "name" and link.name != value:
                 self._rename(netlink, link, value)
+                if ifp.if_fib:  # the kernel's rules go by name
+                    self._route_by_fib(link.name, ifp.if_fib, 0)
+                    self._route_by_fib(value, 0, ifp.if_fib)
                 nic.name = f"{self.vnet.name}:{value}"
                 nic.tap.name = value
             elif what == "description" and (link.alias or None) != (value or None):
@@ -164,11 +196,29 @@ class LinuxStack(Stack):
             elif what == "lladdr" and link.mac != value:
                 netlink.link_set(link.index, mac=value)
             elif what == "fib":
-                for family in (socket.AF_INET, socket.AF_INET6):
-                    if ifp.if_fib:
-                        netlink.rule_del(link.name, ifp.if_fib, family=family)
-                    if value:
-                        netlink.rule_add(link.name, value, family=family)
+                self._route_by_fib(link.name, ifp.if_fib, value)
+
+    def _route_by_fib(self, name: str, old: int, new: int) -> None:
+        """What arrives on the netdev is routed by the table of its fib (``ip rule show``)."""
+        with Netlink(self.netns) as netlink:
+            for family in (socket.AF_INET, socket.AF_INET6):
+                if old:
+                    try:
+                        netlink.rule_del(name, old, family=family)
+                    except OSError as error:
+                        if error.errno != errno.ENOENT:
+                            raise
+                if new:
+                    netlink.rule_add(name, new, family=family)
+
+    def push_group_number(self, ifp: Ifnet) -> None:
+        """Give the netdev the number of the interface's first own group, so that ``ip link show group`` finds it."""
+        nic: TapNic = ifp.if_softc
+        number = self.group_number(next((n for g in ifp.if_groups if (n := g.ifg_group) not in _COMMON), ""))
+        if number != nic.netdev_group and nic.tap.fd >= 0:
+            with Netlink(self.netns) as netlink:
+                netlink.link_set(nic.tap.ifindex, group=number)
+            nic.netdev_group = number
 
     @staticmethod
     def _rename(netlink: Netlink, link: Link, name: str) -> None:
@@ -185,10 +235,12 @@ class LinuxStack(Stack):
 
     # down: addresses
 
-    def add_address(self, ifp: Ifnet, address: str, *, peer: str | None = None) -> Ifaddr:
+    def add_address(
+        self, ifp: Ifnet, address: str, *, peer: str | None = None, broadcast: str | None = "auto"
+    ) -> Ifaddr:
         """Put ``192.0.2.1/24`` or the like on the interface. Raises ``ValueError``, and the kernel's errno."""
         with Netlink(self.netns) as netlink:
-            netlink.addr_add(ifp.if_softc.tap.ifindex, address, peer=peer)
+            netlink.addr_add(ifp.if_softc.tap.ifindex, address, peer=peer, broadcast=broadcast)
         self.look(ifp)
         wanted = ipaddress.ip_interface(address)
         ifa = self._find(ifp, str(wanted.ip), wanted.network.prefixlen)
@@ -203,9 +255,9 @@ class LinuxStack(Stack):
         self.look(ifp)
 
     @staticmethod
-    def _find(ifp: Ifnet, address: str, prefixlen: int) -> Ifaddr | None:
+    def _find(ifp: Ifnet, address: str, bits: int) -> Ifaddr | None:
         for ifa in ifp.if_addrhead:
-            if str(ifa.ifa_addr) == address and _prefixlen(ifa.ifa_netmask, ifa.ifa_addr) == prefixlen:
+            if str(ifa.ifa_addr) == address and prefixlen(ifa.ifa_netmask, ifa.ifa_addr) == bits:
                 return ifa
         return None
 
@@ -221,7 +273,7 @@ class LinuxStack(Stack):
     def _take_off(self, ifp: Ifnet, ifa: Ifaddr) -> None:
         nic = ifp.if_softc
         if isinstance(nic, TapNic) and nic.tap.fd >= 0:
-            text = f"{ifa.ifa_addr}/{_prefixlen(ifa.ifa_netmask, ifa.ifa_addr)}"
+            text = f"{ifa.ifa_addr}/{prefixlen(ifa.ifa_netmask, ifa.ifa_addr)}"
             try:
                 with Netlink(nic.netns) as netlink:
                     netlink.addr_del(nic.tap.ifindex, text)
@@ -250,17 +302,8 @@ class LinuxStack(Stack):
         """The kernel hears of up and down from its netdev."""
 
     def pru_control(self, cmd: str, data: Any, ifp: Ifnet, td: Thread) -> None:
-        """Set or delete an address: ``SIOCAIFADDR`` and ``SIOCDIFADDR`` with ``ifr_data`` such as ``"192.0.2.1/24"``."""
-        if cmd == "SIOCAIFADDR":
-            self.add_address(ifp, str(data.ifr_data))
-        elif cmd == "SIOCDIFADDR":
-            self.del_address(ifp, str(data.ifr_data))
-        elif cmd == "SIOCGIFADDR":
-            found = next((a for a in ifp.if_addrhead if a.ifa_addr.family is AddressFamily.INET), None)
-            if found is None:
-                raise OSError(errno.EADDRNOTAVAIL, f"{ifp.if_xname} has no IPv4 address")
-            data.ifr_addr = found.ifa_addr
-        else:
+        """Obey an address ioctl (``iflab/addresses.py``)."""
+        if not address_ioctl(self, cmd, data, ifp, td):
             super().pru_control(cmd, data, ifp, td)
 
     # down: routes
@@ -291,7 +334,7 @@ class LinuxStack(Stack):
     def rtrequest_fib(self, cmd: RTM, rt: Rtentry, fib: int) -> None:
         """Delete a route. One that the kernel deleted meanwhile is no error."""
         assert rt.rt_ifp is not None
-        destination = f"{rt.rt_key}/{_prefixlen(rt.rt_mask, rt.rt_key)}"
+        destination = f"{rt.rt_key}/{prefixlen(rt.rt_mask, rt.rt_key)}"
         gateway = str(rt.rt_gateway) if rt.rt_gateway is not None else None
         try:
             with Netlink(self.netns) as netlink:
@@ -304,15 +347,30 @@ class LinuxStack(Stack):
 
     def rtrequest1_fib(self, cmd: RTM, info: RtAddrinfo, fib: int) -> Rtentry | None:
         """Add or delete a host route through the namespace's ``lo``, in the table of ``fib``."""
-        destination = f"{info.rti_dst}/{_prefixlen(None, info.rti_dst)}"
+        destination = f"{info.rti_dst}/{prefixlen(None, info.rti_dst)}"
         with Netlink(self.netns) as netlink:
             if cmd is RTM.ADD:
                 netlink.route_add(destination, index=1, table=self._table(fib))
-                return Rtentry(
+                rt = self._loopback_routes[info.rti_dst.key, fib] = Rtentry(
                     info.rti_dst, rt_gateway=info.rti_gateway, rt_flags=info.rti_flags | RTF.UP, rt_fibnum=fib
                 )
+                return rt
             netlink.route_del(destination, index=1, table=self._table(fib))
+        self._loopback_routes.pop((info.rti_dst.key, fib), None)
         return None
+
+    def rtalloc1_fib(self, sa: Sockaddr, fib: int) -> Rtentry | None:
+        """Find the route to ``sa``: one made by ``ifa_add_loopback_route``, else the most specific of the kernel."""
+        made = self._loopback_routes.get((sa.key, fib))
+        if made is not None or isinstance(sa, SockaddrDl):
+            return made
+        found = None
+        for rt in self.rt_walktree(sa.family, fib):
+            mask = rt.rt_mask.value if isinstance(rt.rt_mask, (SockaddrIn, SockaddrIn6)) else 0
+            key = rt.rt_key.value if isinstance(rt.rt_key, (SockaddrIn, SockaddrIn6)) else 0
+            if sa.value & mask == key & mask and (found is None or mask > found[0]):
+                found = mask, rt
+        return found[1] if found is not None else None
 
     # up: what the kernel tells
 
@@ -354,9 +412,34 @@ class LinuxStack(Stack):
             if found is None:
                 self._vanished(ifp)
                 continue
+            mine = [addr for addr in addrs if addr.index == index]
+            joined = [maddr for maddr in maddrs if maddr.index == index]
+            self.journal.note(ifp, netdev_account(ifp.if_softc, found, mine, joined), kernel=True)
             self._apply_link(ifp, found)
-            self._apply_addrs(ifp, [addr for addr in addrs if addr.index == index])
-            self._apply_groups(ifp, [maddr for maddr in maddrs if maddr.index == index])
+            self._apply_addrs(ifp, mine)
+            self._apply_groups(ifp, joined)
+            self._note(ifp)
+
+    def disagreements(self) -> list[Difference]:
+        """Compare every ifnet with the kernel's own account of its netdev; nothing is applied."""
+        with Netlink(self.netns) as netlink:
+            links = {link.index: link for link in netlink.links()}
+            addrs = netlink.addrs()
+            rules = {(rule.iif, rule.table) for rule in netlink.rules()}
+            maddrs = netlink.maddrs()
+        found: list[Difference] = []
+        for index, ifp in self._nics.items():
+            link = links.get(index)
+            account = None
+            if link is not None:
+                mine = [addr for addr in addrs if addr.index == index]
+                joined = [maddr for maddr in maddrs if maddr.index == index]
+                account = netdev_account(ifp.if_softc, link, mine, joined)
+            found += compare(self.journal, ifp, account)
+            if ifp.if_fib and (ifp.if_xname, ifp.if_fib) not in rules:
+                nic = ifp.if_softc.name
+                found.append(Difference(nic, "fib", ifp.if_fib, "no rule of it", "as it began", "not told"))
+        return found
 
     def _vanished(self, ifp: Ifnet) -> None:
         """The netdev is not here any more: somebody moved it with Linux's own means, or deleted it.
@@ -386,6 +469,7 @@ class LinuxStack(Stack):
             and ifp.lladdr == link.mac
             and (ifp.if_description or None) == link.alias
             and (ifp.if_link_state is LinkState.UP) == link.carrier
+            and nic.netdev_group == link.group
             and nic.kernel_promisc == (link.promiscuity > bool(link.flags & _LINUX_PROMISC))
         )
 
@@ -394,6 +478,7 @@ class LinuxStack(Stack):
         td = self.vnet.thread()
         nic.netdev_flags = link.flags & 0xFFFF
         nic.operstate = link.operstate
+        nic.netdev_group = link.group
         if ifp.if_xname != link.name:
             nic.name, nic.tap.name = f"{self.vnet.name}:{link.name}", link.name
             self.vnet.ioctl(
@@ -456,9 +541,14 @@ class LinuxStack(Stack):
         for ifa in ifp.if_addrhead:
             if ifa.ifa_addr.family is AddressFamily.LINK:
                 continue
-            key = (str(ifa.ifa_addr), _prefixlen(ifa.ifa_netmask, ifa.ifa_addr))
-            if there.pop(key, None) is None:
+            key = (str(ifa.ifa_addr), prefixlen(ifa.ifa_netmask, ifa.ifa_addr))
+            addr = there.pop(key, None)
+            if addr is None:
                 self._forget_address(ifp, ifa)
+                continue
+            far = addr.peer or addr.broadcast
+            if far != (str(ifa.ifa_dstaddr) if ifa.ifa_dstaddr is not None else None):
+                ifa.ifa_dstaddr = _sockaddr(far) if far else None
         for addr in there.values():
             far = addr.peer or addr.broadcast
             ifa = ifp.ifa_add(addr.address, _netmask(addr.family, addr.prefixlen), far)
@@ -533,9 +623,10 @@ class LinuxStack(Stack):
 class Listener:
     """Hears all namespaces of a lab and lets each one's stack look where something happened."""
 
-    def __init__(self, home: Netns) -> None:
+    def __init__(self, home: Netns, now: Callable[[], float]) -> None:
         self.monitor = Monitor(home)
         self._stacks: dict[int, LinuxStack] = {}
+        self.journal = Journal(now)
         self.overflows = 0
         self.on_heard: Callable[[], None] = lambda: None
         """Called, with the lock held, after something was heard."""
@@ -544,6 +635,7 @@ class Listener:
         """Hear the namespace of ``stack`` from now on."""
         stack.nsid = self.monitor.watch(stack.netns)
         self._stacks[stack.nsid] = stack
+        stack.journal = self.journal
         stack.hear = self.readable
         stack.find = self._by_inode
 
@@ -567,8 +659,11 @@ class Listener:
             if change.kind in ("newroute", "delroute"):
                 self._route(found, change.record, change.kind == "newroute")
                 continue
-            ifp = found.interface(change.record.oif if hasattr(change.record, "oif") else change.record.index)
-            if ifp is None or ifp in dirty.get(found, ()):
+            ifp = None if isinstance(change.record, Route) else found.interface(change.record.index)
+            if ifp is None:
+                continue
+            self._witness(ifp, change)
+            if ifp in dirty.get(found, ()):
                 continue
             if (
                 isinstance(change.record, Link)
@@ -580,6 +675,47 @@ class Listener:
         for stack, ifps in dirty.items():
             stack.refresh(ifp for ifp in ifps if ifp in stack.interfaces())
         self.on_heard()
+
+    def _witness(self, ifp: Ifnet, change: Change) -> None:
+        record = change.record
+        if isinstance(record, Link):
+            if change.kind == "newlink":
+                self.journal.note(ifp, link_account(record), kernel=True)
+            else:
+                self.journal.told(ifp, "netdev", "deleted or moved away", kernel=True)
+            return
+        verb = "new" if change.kind.startswith("new") else "gone"
+        if isinstance(record, Addr):
+            text = address_text(record.address, record.prefixlen, record.peer or record.broadcast)
+            self.journal.told(ifp, "addresses", f"{text} is {verb}", kernel=True)
+        elif isinstance(record, Maddr):
+            self.journal.told(ifp, "groups joined", f"{record.address} is {verb}", kernel=True)
+
+    def heard(self, message: RoutingMessage) -> None:
+        """Hear what the interface layer says of itself, for the journal."""
+        if isinstance(message, RouteMessage) or not isinstance(message.ifp.if_softc, TapNic):
+            return
+        if isinstance(message, IfMessage):
+            self.journal.note(message.ifp, ifnet_account(message.ifp), kernel=False)
+        elif isinstance(message, (AddrMessage, MaddrMessage)):
+            field = "addresses" if isinstance(message, AddrMessage) else "groups joined"
+            verb = "new" if message.new else "gone"
+            self.journal.told(message.ifp, field, f"{message.address} is {verb}", kernel=False)
+
+    def disagreements(self) -> list[Difference]:
+        """Compare every ifnet with the kernel, after hearing all that it has told; lock held.
+
+        What the kernel told only meanwhile is heard, and looked at again.
+        """
+        found: list[Difference] = []
+        for _ in range(_LOOKS):
+            self.readable()
+            for stack in self._stacks.values():
+                stack.look_groups(stack.interfaces())  # memberships of packet sockets are never told
+            found = [each for stack in self._stacks.values() for each in stack.disagreements()]
+            if not found or not select.select([self.monitor], [], [], _PATIENCE)[0]:
+                break
+        return found
 
     def _by_inode(self, inode: int | None) -> LinuxStack | None:
         return next((stack for stack in self._stacks.values() if stack.netns.inode == inode), None)

@@ -31,6 +31,8 @@ def lab() -> Iterator[Lab]:
         pytest.skip(f"no lab runs here: {error}")
     with fresh:
         yield fresh
+        if not fresh.closed:
+            fresh.check()
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -92,6 +92,10 @@ class TapNic(Driver):
         """Asked when a multicast frame misses the filter: were there groups we did not know of?"""
         self.on_groups: Callable[[Ifnet], None] | None = None
         """Told when the ifnet's multicast list changed."""
+        self.on_change: Callable[[Ifnet], None] | None = None
+        """Told when the ifnet changed something here."""
+        self.netdev_group = 0
+        """The number of the netdev's group (``ip link show group``)."""
         self.netdev_flags = 0
         """The netdev's flags (Linux's bits) as last set or seen."""
         self.netdev_mtu = 0
@@ -185,10 +189,12 @@ class TapNic(Driver):
 
     def _readable(self) -> None:
         """Take what the host sends, up to the budget, through ``if_transmit``."""
-        fd, transmit = self.tap.fd, self.ifp.transmit_mbuf
+        fd, transmit, count = self.tap.fd, self.ifp.transmit_mbuf, self.ifp.if_addrhead.count_output
         try:
             for _ in range(BUDGET):
-                transmit(os.read(fd, READ_SIZE))
+                m = os.read(fd, READ_SIZE)
+                count(m)
+                transmit(m)
         except BlockingIOError:
             pass
         except OSError as error:
@@ -260,6 +266,11 @@ class TapNic(Driver):
 
     def if_ioctl(self, ifp: Ifnet, cmd: str, data: Any) -> None:
         """Obey: flags, MTU, multicast, capabilities. Raises the kernel's errno; EINVAL for what it does not know."""
+        self._obey(ifp, cmd, data)
+        if self.on_change is not None:
+            self.on_change(ifp)
+
+    def _obey(self, ifp: Ifnet, cmd: str, data: Any) -> None:
         if cmd == "SIOCSIFFLAGS" and ifp.if_reinit:
             self._program()  # a netdev that really went down would lose its IPv6 addresses and routes
         elif cmd == "SIOCSIFFLAGS":

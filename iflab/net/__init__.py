@@ -86,7 +86,7 @@ from .sockaddr import (
     link_free_sdl,
     lladdr,
 )
-from .sockio import Ifconf, Ifgroupreq, Ifreq, UserBuffer
+from .sockio import Ifaliasreq, Ifconf, Ifgroupreq, Ifreq, UserBuffer
 from .stack import Domain, Stack
 from .taskqueue import Task, TaskQueue
 from .vnet import Vnet
@@ -114,6 +114,7 @@ __all__ = [
     "Driver",
     "Group",
     "Ifaddr",
+    "Ifaliasreq",
     "Ifconf",
     "Ifgroupreq",
     "Ifmultiaddr",

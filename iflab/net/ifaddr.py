@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from .errors import KernelPanic, refuse
 from .flags import RTF, AddressFamily
 from .lookup import AddressTable
+from .mbuf import PKTHDR, Mbuf
 from .route import RTM, RtAddrinfo, Rtentry
-from .sockaddr import Sockaddr, SockaddrDl
+from .sockaddr import Sockaddr, SockaddrDl, SockaddrIn, SockaddrIn6
 
 if TYPE_CHECKING:
     from .ifnet import Ifnet
@@ -33,12 +34,16 @@ __all__ = [
 
 COUNTERS_PER_IFADDR = 4
 
+_IPV4, _IPV6 = b"\x08\x00", b"\x86\xdd"
+_IP = (_IPV4, _IPV6)
+_LINK_OCTETS = PKTHDR + 14
+
 
 class Ifaddr:
     """One address: itself, its mask, and the broadcast address or the far end.
 
     ``ifa_dstaddr`` and ``ifa_broadaddr`` are one field, as in the original; the
-    interface's flags say which it is. Counters are in packets and octets.
+    interface's flags say which it is. Counters are in packets and octets of IP.
     """
 
     __slots__ = (
@@ -180,7 +185,7 @@ def ifa_alloc(kernel: Kernel, addr: Sockaddr) -> Ifaddr:
 class AddressList:
     """``if_addrhead``: the addresses of one interface, in order, with their look-up tables."""
 
-    __slots__ = ("_first", "_ifp", "_items", "_last", "_sorted", "_vnet_table", "table")
+    __slots__ = ("_first", "_ifp", "_items", "_last", "_octets", "_sorted", "_vnet_table", "table")
 
     def __init__(self, ifp: Ifnet) -> None:
         self._ifp: Ifnet | None = ifp
@@ -189,6 +194,8 @@ class AddressList:
         self._first = 0
         self._last = 0
         self.table = AddressTable()
+        self._octets: dict[bytes, Ifaddr] = {}
+        """IPv4 and IPv6 addresses by their octets, for counting."""
         self._vnet_table: AddressTable | None = None
 
     def __len__(self) -> int:
@@ -255,14 +262,37 @@ class AddressList:
     def index(self, ifa: Ifaddr) -> None:
         """Let ``ifa`` be found by its present parts."""
         self.table.add(ifa)
+        if isinstance(ifa.ifa_addr, (SockaddrIn, SockaddrIn6)):
+            self._octets.setdefault(ifa.ifa_addr.packed, ifa)
         if self._vnet_table is not None:
             self._vnet_table.add(ifa)
 
     def unindex(self, ifa: Ifaddr) -> None:
         """Forget where ``ifa`` is found; called before its parts change."""
         self.table.discard(ifa)
+        if (
+            isinstance(ifa.ifa_addr, (SockaddrIn, SockaddrIn6))
+            and self._octets.get(ifa.ifa_addr.packed) is ifa
+        ):
+            del self._octets[ifa.ifa_addr.packed]
         if self._vnet_table is not None:
             self._vnet_table.discard(ifa)
+
+    def count_input(self, m: Mbuf) -> None:
+        """Count a frame for the host at the address that it is sent to (``ip_input``, ``ip6_input``)."""
+        kind = m[22:24]
+        ifa = self._octets.get(m[40:44] if kind == _IPV4 else m[48:64]) if kind in _IP else None
+        if ifa is not None:
+            ifa.ifa_ipackets += 1
+            ifa.ifa_ibytes += len(m) - _LINK_OCTETS
+
+    def count_output(self, m: Mbuf) -> None:
+        """Count a frame of the host at the address that it is sent from (``ip_output``, ``ip6_output``)."""
+        kind = m[22:24]
+        ifa = self._octets.get(m[36:40] if kind == _IPV4 else m[32:48]) if kind in _IP else None
+        if ifa is not None:
+            ifa.ifa_opackets += 1
+            ifa.ifa_obytes += len(m) - _LINK_OCTETS
 
 
 def _owner(ifa: Ifaddr) -> Ifnet:

@@ -14,7 +14,16 @@ from typing import Any
 from .errors import refuse
 from .sockaddr import Sockaddr
 
-__all__ = ["GENERIC_GET", "GENERIC_SET", "IFREQ_SIZE", "Ifconf", "Ifgroupreq", "Ifreq", "UserBuffer"]
+__all__ = [
+    "GENERIC_GET",
+    "GENERIC_SET",
+    "IFREQ_SIZE",
+    "Ifaliasreq",
+    "Ifconf",
+    "Ifgroupreq",
+    "Ifreq",
+    "UserBuffer",
+]
 
 IFREQ_SIZE = 32
 """Octets of a ``struct ifreq``: 16 of name and 16 of union."""
@@ -78,6 +87,22 @@ class Ifreq:
     ifr_buffer: UserBuffer = field(default_factory=UserBuffer)
     ifr_data: Any = None
     """A buffer or record of the command's own."""
+
+
+@dataclass(slots=True)
+class Ifaliasreq:
+    """An address with its mask, and its broadcast address or far end (``struct ifaliasreq``)."""
+
+    ifra_name: str = ""
+    ifra_addr: Sockaddr | None = None
+    ifra_broadaddr: Sockaddr | None = None
+    ifra_mask: Sockaddr | None = None
+    ifra_vhid: int = 0
+
+    @property
+    def ifr_name(self) -> str:
+        """The name that ``ifioctl`` looks an interface up by."""
+        return self.ifra_name
 
 
 @dataclass(slots=True)

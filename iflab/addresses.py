@@ -1,0 +1,145 @@
+"""The address ioctls of the protocols (``netinet/in.c`` and ``netinet6/in6.c``), answered by Linux.
+
+``ifioctl`` hands down to the protocol what the interface layer does not know.
+Addresses live in the kernel: what is added or deleted here is asked of it over
+netlink, and the ifnet's list follows what it then says.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+from typing import TYPE_CHECKING, Any
+
+from iflab.net import (
+    IFF,
+    AddressFamily,
+    Ifaddr,
+    Ifaliasreq,
+    Ifnet,
+    Ifreq,
+    Priv,
+    Sockaddr,
+    SockaddrDl,
+    Thread,
+    as_sockaddr,
+)
+
+if TYPE_CHECKING:
+    from iflab.stack import LinuxStack
+
+__all__ = ["address_ioctl", "prefixlen"]
+
+_OLD_SETTERS = frozenset({"SIOCSIFADDR", "SIOCSIFBRDADDR", "SIOCSIFDSTADDR", "SIOCSIFNETMASK"})
+_ADDERS = frozenset({"SIOCAIFADDR", "SIOCAIFADDR_IN6"})
+_DELETERS = frozenset({"SIOCDIFADDR", "SIOCDIFADDR_IN6"})
+_GETTERS = frozenset({"SIOCGIFADDR", "SIOCGIFNETMASK", "SIOCGIFBRDADDR", "SIOCGIFDSTADDR"})
+
+
+def prefixlen(mask: Sockaddr | None, address: Sockaddr) -> int:
+    """Bits of network in ``mask``; all of them without one."""
+    if mask is None or isinstance(mask, SockaddrDl):
+        return 32 if address.family is AddressFamily.INET else 128
+    return mask.value.bit_count()
+
+
+def address_ioctl(stack: LinuxStack, cmd: str, data: Any, ifp: Ifnet, td: Thread) -> bool:
+    """Carry out an address ioctl; False when ``cmd`` is none.
+
+    ``SIOCAIFADDR`` takes an ``Ifaliasreq``, or an ``Ifreq`` whose ``ifr_data`` is
+    ``"192.0.2.1/24"``; an address that is there already gets the new mask and
+    broadcast address. ``SIOCDIFADDR`` takes the address, or without one the first.
+    The getters answer for ``ifr_addr`` if that is one of the interface's, else for
+    the first of the family. Commands that end in ``_IN6`` do the same for IPv6.
+
+    Raises EPERM without the privilege, EADDRNOTAVAIL, EINVAL for the old setters
+    (gone since FreeBSD 10), and the kernel's errno.
+    """
+    if cmd in _OLD_SETTERS:
+        raise OSError(errno.EINVAL, f"{ifp.if_xname}: {cmd} is served no more; use SIOCAIFADDR")
+    if cmd in _ADDERS:
+        td.priv_check(Priv.NET_ADDIFADDR)
+        _add(stack, ifp, _alias(data))
+    elif cmd in _DELETERS:
+        td.priv_check(Priv.NET_DELIFADDR)
+        ifa = _chosen(ifp, _family(cmd), _wanted(data), strict=True)
+        stack.del_address(ifp, f"{ifa.ifa_addr}/{prefixlen(ifa.ifa_netmask, ifa.ifa_addr)}")
+    elif cmd.removesuffix("_IN6") in _GETTERS:
+        _get(ifp, cmd.removesuffix("_IN6"), _family(cmd), data)
+    else:
+        return False
+    return True
+
+
+def _family(cmd: str) -> AddressFamily:
+    return AddressFamily.INET6 if cmd.endswith("_IN6") else AddressFamily.INET
+
+
+def _alias(data: Any) -> Ifaliasreq:
+    if isinstance(data, Ifaliasreq):
+        return data
+    interface = ipaddress.ip_interface(str(data.ifr_data))
+    return Ifaliasreq(
+        ifra_name=data.ifr_name,
+        ifra_addr=as_sockaddr(str(interface.ip)),
+        ifra_mask=as_sockaddr(str(interface.network.netmask)),
+    )
+
+
+def _wanted(data: Any) -> Sockaddr | None:
+    if isinstance(data, Ifaliasreq):
+        return data.ifra_addr
+    if data.ifr_data is not None:
+        return as_sockaddr(str(data.ifr_data).split("/")[0])
+    found: Sockaddr | None = data.ifr_addr
+    return found
+
+
+def _chosen(ifp: Ifnet, family: AddressFamily, wanted: Sockaddr | None, strict: bool) -> Ifaddr:
+    """The address that an ioctl means: the one named, or the first; ``strict``: only the one named."""
+    if wanted is not None and wanted.family is not AddressFamily.LINK:
+        family = wanted.family
+    ours = [ifa for ifa in ifp.if_addrhead if ifa.ifa_addr.family is family]
+    if wanted is not None:
+        named = [ifa for ifa in ours if ifa.ifa_addr.key == wanted.key]
+        if named or strict:
+            ours = named
+    if not ours:
+        what = f"no address {wanted}" if wanted is not None else f"no {family.name} address"
+        raise OSError(errno.EADDRNOTAVAIL, f"{ifp.if_xname} has {what}")
+    return ours[0]
+
+
+def _get(ifp: Ifnet, cmd: str, family: AddressFamily, data: Ifreq) -> None:
+    ifa = _chosen(ifp, family, data.ifr_addr, strict=False)
+    if cmd == "SIOCGIFADDR":
+        data.ifr_addr = ifa.ifa_addr
+    elif cmd == "SIOCGIFNETMASK":
+        data.ifr_addr = ifa.ifa_netmask
+    else:
+        needed = IFF.BROADCAST if cmd == "SIOCGIFBRDADDR" else IFF.POINTOPOINT
+        if not ifp.if_flags & needed:
+            kind = "broadcasts" if needed == IFF.BROADCAST else "is point-to-point"
+            raise OSError(errno.EINVAL, f"{ifp.if_xname}: {cmd} is for an interface that {kind}")
+        data.ifr_addr = ifa.ifa_dstaddr
+
+
+def _add(stack: LinuxStack, ifp: Ifnet, alias: Ifaliasreq) -> None:
+    address, far = alias.ifra_addr, alias.ifra_broadaddr
+    if address is None or address.family is AddressFamily.LINK:
+        raise OSError(errno.EINVAL, f"{ifp.if_xname}: SIOCAIFADDR needs an IPv4 or IPv6 address")
+    bits = prefixlen(alias.ifra_mask, address)
+    there = next((ifa for ifa in ifp.if_addrhead if ifa.ifa_addr == address), None)
+    if there is not None:
+        old_bits = prefixlen(there.ifa_netmask, address)
+        if old_bits == bits and far in (None, there.ifa_dstaddr):
+            return
+        stack.del_address(ifp, f"{address}/{old_bits}")
+    point_to_point = far is not None and bool(ifp.if_flags & IFF.POINTOPOINT)
+    stack.add_address(
+        ifp,
+        f"{address}/{bits}",
+        peer=str(far) if point_to_point else None,
+        broadcast="auto" if far is None or point_to_point else str(far),
+    )
+    ifp.if_flags |= IFF.UP  # as every driver does that is given an address; ifioctl tells the rest
