@@ -10,6 +10,8 @@ caller's own terminal::
 
     {"do": "hello"}                   -> {"ok": true, "name": ..., "hosts": ...}
     {"do": "exec", "host": "alice"}   -> {"ok": true, "namespaces": [...]} and the descriptors
+    {"do": "ifconfig", "host": "alice", "args": ["em0", "up"]}  -> {"ok": true, "text": ...}
+    {"do": "monitor"}                 -> {"ok": true}, then {"text": ...} for each message, until either end hangs up
 """
 
 from __future__ import annotations
@@ -19,19 +21,23 @@ import contextlib
 import glob
 import json
 import os
+import queue
 import re
 import socket
 import stat
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from iflab.bsd import devctl_text, message_text
 from iflab.linux import in_user_namespace
-from iflab.net import LinkState
+from iflab.net import LinkState, Priv
 from iflab.net.priv import allow_all, allow_none
+from iflab.net.rtsock import DevctlNotice, RouteMessage, RoutingMessage
 
 if TYPE_CHECKING:
+    from .host import Host
     from .lab import Lab
 
 __all__ = [
@@ -47,6 +53,7 @@ SOCKET_NAME = "control"
 _TIMEOUT = 5.0
 _MOST_CLIENTS = 32
 _LONGEST = 1 << 16
+_MOST_WAITING = 10_000
 _OVERFLOW_UID = 65534
 
 
@@ -114,6 +121,10 @@ class ControlServer:
     def __init__(self, lab: Lab, directory: str) -> None:
         self.lab = lab
         self.path = os.path.join(directory, SOCKET_NAME)
+        self._streams: dict[str, Callable[[socket.socket, dict[str, Any]], None]] = {"monitor": self._monitor}
+        self._ends: list[Callable[[None], None]] = []
+        """Called when the lab closes: they end what streams."""
+        self._closed = False
         self._slots = threading.BoundedSemaphore(_MOST_CLIENTS)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         self._listener.bind(self.path)
@@ -144,7 +155,10 @@ class ControlServer:
                 line = _read_line(connection)
                 try:
                     request = json.loads(line)
-                    answer, fds = self._answer(request)
+                    if isinstance(request, dict) and request.get("do") in self._streams:
+                        self._streams[request["do"]](connection, request)
+                        return
+                    answer, fds = self._answer(request, holds)
                 except (ValueError, KeyError, TypeError, OSError) as error:
                     answer, fds = {"ok": False, "error": str(error) or type(error).__name__}, []
                 _send(connection, answer, fds)
@@ -158,25 +172,74 @@ class ControlServer:
         # From inside a user namespace root outside looks like nobody; only root gets past the directory's mode.
         return uid == _OVERFLOW_UID and in_user_namespace()
 
-    def _answer(self, request: Any) -> tuple[dict[str, Any], list[int]]:
+    def _answer(self, request: Any, holds: Callable[[Priv], bool]) -> tuple[dict[str, Any], list[int]]:
         if not isinstance(request, dict):
             raise ValueError("a request is a JSON object")
         verb = request.get("do")
         if verb == "hello":
             return {"ok": True, **self.describe()}, []
+        if verb in ("ifconfig", "netstat", "sysctl"):
+            host = self._host(request)
+            args = request.get("args", [])
+            if not isinstance(args, list) or not all(isinstance(word, str) for word in args):
+                raise ValueError("args is a list of words")
+            return {"ok": True, "text": host.bsd(verb, args, holds)}, []
         if verb == "exec":
-            host = self.lab.hosts.get(str(request.get("host")))
-            if host is None:
-                there = ", ".join(self.lab.hosts) or "none"
-                raise ValueError(
-                    f"{self.lab.name} has no host {request.get('host')!r}; its hosts are {there}"
-                )
+            host = self._host(request)
             fds = self.lab.keeper.namespaces(host.netns, host.name)
             if in_user_namespace():
                 user = os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
                 return {"ok": True, "namespaces": ["user", *fds]}, [user, *fds.values()]
             return {"ok": True, "namespaces": list(fds)}, list(fds.values())
-        raise ValueError(f"the lab cannot do {verb!r}; it can do hello and exec")
+        raise ValueError(
+            f"the lab cannot do {verb!r}; it can do hello, exec, ifconfig, netstat, sysctl and monitor"
+        )
+
+    def _host(self, request: dict[str, Any]) -> Host:
+        host = self.lab.hosts.get(str(request.get("host")))
+        if host is None:
+            there = ", ".join(self.lab.hosts) or "none"
+            raise ValueError(f"{self.lab.name} has no host {request.get('host')!r}; its hosts are {there}")
+        return host
+
+    def _monitor(self, connection: socket.socket, request: dict[str, Any]) -> None:
+        """Send routing messages and devctl notices, each as text, until the client goes or the lab ends."""
+        wanted = request.get("host")
+        vnet = self._host(request).vnet if wanted is not None else None
+        kernel = self.lab.kernel
+        waiting: queue.Queue[str | None] = queue.Queue(_MOST_WAITING)
+
+        def offer(text: str | None) -> None:
+            with contextlib.suppress(queue.Full):  # who does not read loses messages; nobody waits for them
+                waiting.put_nowait(text)
+
+        def routing(message: RoutingMessage) -> None:
+            where = message.vnet if isinstance(message, RouteMessage) else message.ifp.curvnet.name
+            if vnet is None or where == vnet.name:
+                offer(message_text(message))
+
+        def devctl(notice: DevctlNotice) -> None:
+            offer(devctl_text(notice))
+
+        kernel.rtsock.listen(routing)
+        kernel.devctl.listen(devctl)
+        self._ends.append(offer)
+        try:
+            _send(connection, {"ok": True})
+            while not self._closed:
+                try:
+                    text = waiting.get(timeout=0.5)
+                except queue.Empty:
+                    if _hung_up(connection):
+                        return
+                    continue
+                if text is None:
+                    return
+                _send(connection, {"text": text})
+        finally:
+            self._ends.remove(offer)
+            kernel.rtsock.remove(routing)
+            kernel.devctl.remove(devctl)
 
     def describe(self) -> dict[str, Any]:
         """The lab at this moment, for ``iflab ps``."""
@@ -199,6 +262,9 @@ class ControlServer:
 
     def close(self) -> None:
         """Answer nobody any more, and take the socket away."""
+        self._closed = True
+        for end in tuple(self._ends):
+            end(None)
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -214,6 +280,13 @@ def _read_line(connection: socket.socket) -> bytes:
             break
         line += part
     return line
+
+
+def _hung_up(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK) == b""
+    except BlockingIOError:
+        return False
 
 
 def _send(connection: socket.socket, answer: dict[str, Any], fds: list[int] | None = None) -> None:
@@ -247,10 +320,26 @@ class Client:
                 if not part:
                     break
                 data += part
+        return self._understood(data), fds
+
+    def follow(self, **request: Any) -> Iterator[dict[str, Any]]:
+        """Send a request whose answer goes on; yield each part until the lab ends it or the caller stops."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
+            connection.settimeout(_TIMEOUT)
+            connection.connect(self.path)
+            connection.sendall(json.dumps(request).encode() + b"\n")
+            with connection.makefile("rb") as lines:
+                self._understood(lines.readline())
+                connection.settimeout(None)
+                for line in lines:
+                    yield json.loads(line)
+
+    @staticmethod
+    def _understood(data: bytes) -> dict[str, Any]:
         answer: dict[str, Any] = json.loads(data or b'{"ok": false, "error": "the lab did not answer"}')
         if not answer["ok"]:
             raise ValueError(answer["error"])
-        return answer, fds
+        return answer
 
 
 def _sockets() -> Iterator[str]:

@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 import os
 import select
+import shlex
 import socket
 import statistics
 import struct
@@ -18,7 +19,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from iflab.drivers import TapNic
 from iflab.linux import Netns, check_name
-from iflab.net import IFF, Ifnet, Ifreq, Vnet
+from iflab.net import IFF, Ifnet, Ifreq, Priv, Thread, Vnet
+from iflab.net.priv import allow_all
 from iflab.stack import LinuxStack
 
 if TYPE_CHECKING:
@@ -236,6 +238,30 @@ class Host:
         raise LabError(
             f"{self.name} has no {'IPv6' if family == socket.AF_INET6 else 'IPv4'} address; give a NIC one"
         )
+
+    # FreeBSD's commands
+
+    def ifconfig(self, *words: str) -> str:
+        """Do what FreeBSD's ``ifconfig`` does, and return what it prints: ``host.ifconfig("em0 promisc mtu 1400")``.
+
+        One text is split as a shell splits it. Raises ``CommandError`` with the
+        one line that the original prints.
+        """
+        return self.bsd("ifconfig", shlex.split(words[0]) if len(words) == 1 else words)
+
+    def netstat(self, *words: str) -> str:
+        """Return what FreeBSD's ``netstat`` prints, with ``-i``, ``-g`` or ``-r``. Raises ``CommandError``."""
+        return self.bsd("netstat", shlex.split(words[0]) if len(words) == 1 else words)
+
+    def bsd(self, command: str, args: Sequence[str], holds: Callable[[Priv], bool] = allow_all) -> str:
+        """Carry out one of FreeBSD's commands for a caller who holds these privileges."""
+        from iflab import bsd
+
+        with self.lab.lock:
+            td = Thread(self.vnet.prison, holds)
+            if command == "netstat":
+                return bsd.netstat(self.vnet, args, td, self.stack.route_rows)
+            return {"ifconfig": bsd.ifconfig, "sysctl": bsd.sysctl}[command](self.vnet, args, td)
 
     # programs
 

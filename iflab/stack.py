@@ -35,6 +35,7 @@ from iflab.agreement import (
     link_account,
     netdev_account,
 )
+from iflab.bsd.netstat import RouteRow
 from iflab.drivers.tap import TapNic
 from iflab.linux import Addr, Change, Link, Maddr, Monitor, Netlink, Netns, Route, sysctl
 from iflab.net import (
@@ -72,6 +73,10 @@ _log = logging.getLogger("iflab.stack")
 
 FIBS = 16
 """Routing tables of a vnet; fib 0 is the kernel's main table, fib n the table n."""
+
+_LOCAL_ROUTE = 2
+_SHOWN_ROUTES = (1, 2, 6, 7, 8)
+"""Unicast, local, blackhole, unreachable and prohibit; not broadcast, anycast and multicast."""
 
 _LOOKS = 10
 """How often ``lab.check()`` looks again while the kernel still tells of changes."""
@@ -330,6 +335,43 @@ class LinuxStack(Stack):
                     rt_ifp=ifp,
                     rt_fibnum=fib,
                 )
+
+    def route_rows(self, fib: int) -> list[RouteRow]:
+        """The kernel's routes of a fib as ``netstat -r`` shows them, the host's own addresses among them."""
+        with Netlink(self.netns) as netlink:
+            names = {link.index: link.name for link in netlink.links()}
+            routes = [r for r in netlink.routes() if r.table in (self._table(fib), *([_LOCAL] * (fib == 0)))]
+        rows = []
+        for route in routes:
+            if route.type not in _SHOWN_ROUTES:
+                continue
+            v4 = route.family == socket.AF_INET
+            host = route.dst_len == (32 if v4 else 128)
+            netif = names.get(route.oif, "-")
+            zone = f"%{netif}" if route.dst and route.dst.startswith("fe80") and not host else ""
+            destination = (
+                "default" if not route.dst_len else f"{route.dst}{zone}" + (f"/{route.dst_len}" * (not host))
+            )
+            local = route.type == _LOCAL_ROUTE
+            rows.append(
+                RouteRow(
+                    AddressFamily.INET if v4 else AddressFamily.INET6,
+                    destination,
+                    route.gateway or f"link#{self._bsd_index(route.oif)}",
+                    "U"
+                    + "G" * (route.gateway is not None)
+                    + "H" * host
+                    + "S" * (local or route.protocol in (3, 4))
+                    + "R" * (route.type in (7, 8))
+                    + "B" * (route.type == 6),
+                    "lo" if local else netif,
+                )
+            )
+        return rows
+
+    def _bsd_index(self, ifindex: int) -> int:
+        ifp = self._nics.get(ifindex)
+        return ifp.if_index if ifp is not None else ifindex
 
     def rtrequest_fib(self, cmd: RTM, rt: Rtentry, fib: int) -> None:
         """Delete a route. One that the kernel deleted meanwhile is no error."""

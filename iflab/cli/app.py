@@ -28,6 +28,9 @@ A network lab in Python: FreeBSD's interface layer over real Linux TAP devices.
   iflab ps                               labs, their hosts and NICs
   iflab exec link_flap alice ip addr     a program in a host
   iflab exec link_flap alice bash        a shell in a host
+  iflab ifconfig link_flap alice em0     an interface as FreeBSD shows it; 'em0 mtu 1400' changes it
+  iflab netstat link_flap alice -i       counters, groups (-g), routes (-r)
+  iflab monitor link_flap                routing messages and devctl notices as they come
 """
 
 app = typer.Typer(
@@ -208,3 +211,60 @@ def exec_(
     from .join import exec_command
 
     raise typer.Exit(exec_command(lab, host, command or []))
+
+
+LabArgument = Annotated[str, typer.Argument(help="A running lab ('iflab ps' lists them), by name or pid.")]
+HostArgument = Annotated[str, typer.Argument(help="One of its hosts.")]
+WordsArgument = Annotated[list[str] | None, typer.Argument(help="Options and words, as on FreeBSD.")]
+_AS_IT_IS = {
+    "ignore_unknown_options": True,
+    "allow_interspersed_args": False,
+    "help_option_names": ["--help"],
+}
+
+
+@app.command(context_settings=_AS_IT_IS)
+def ifconfig(lab: LabArgument, host: HostArgument, words: WordsArgument = None) -> None:
+    """Show and change interfaces of a running lab, with FreeBSD's ifconfig syntax and layout.
+
+    Example: iflab ifconfig link_flap alice em0 promisc mtu 1400 group lab descr "uplink"
+    """
+    from .join import bsd_command
+
+    raise typer.Exit(bsd_command("ifconfig", lab, host, words or []))
+
+
+@app.command(context_settings=_AS_IT_IS)
+def netstat(lab: LabArgument, host: HostArgument, words: WordsArgument = None) -> None:
+    """Show counters (-i), multicast groups (-g) or routes (-r) of a host, in FreeBSD's layout.
+
+    Example: iflab netstat link_flap alice -i -b -d
+    """
+    from .join import bsd_command
+
+    raise typer.Exit(bsd_command("netstat", lab, host, words or []))
+
+
+@app.command(context_settings=_AS_IT_IS)
+def sysctl(lab: LabArgument, words: WordsArgument = None) -> None:
+    """Show the settings of a lab's interface layer, or set them with NAME=VALUE.
+
+    Example: iflab sysctl link_flap net.link.log_link_state_change=0
+    """
+    from .join import bsd_command
+
+    raise typer.Exit(bsd_command("sysctl", lab, None, words or []))
+
+
+@app.command()
+def monitor(
+    lab: LabArgument,
+    host: Annotated[str | None, typer.Argument(help="Only messages of this host.")] = None,
+) -> None:
+    """Print routing messages and devctl notices of a running lab as they come, until Ctrl-C or its end.
+
+    Example: iflab monitor link_flap
+    """
+    from .join import monitor_command
+
+    raise typer.Exit(monitor_command(lab, host))

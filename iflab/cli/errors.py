@@ -11,6 +11,7 @@ MISSING = 3
 
 def explain(error: Exception) -> tuple[int | None, str]:
     """Return exit status and line for an exception; None when it is a fault of ours and wants its traceback."""
+    from iflab.bsd import CommandError
     from iflab.control import NoSuchLab
     from iflab.host import LabError
     from iflab.linux import InvalidName, KernelRefused, Missing
@@ -20,7 +21,7 @@ def explain(error: Exception) -> tuple[int | None, str]:
     text = str(error)
     if isinstance(error, Missing):
         return MISSING, f"{text} ('iflab check' tells all that is missing)"
-    if isinstance(error, (ScenarioError, LabError, WireError, InvalidName, NoSuchLab)):
+    if isinstance(error, (ScenarioError, LabError, WireError, InvalidName, NoSuchLab, CommandError)):
         return USAGE, text
     if isinstance(error, (KernelRefused, PermissionError, FileNotFoundError, IsADirectoryError)):
         return USAGE, error.args[1] if isinstance(error, KernelRefused) else text

@@ -1,6 +1,6 @@
-"""``iflab exec``: a program of this terminal inside a host of a lab that another process holds.
+"""Commands on a lab that another process holds: ``exec``, ``ifconfig``, ``netstat``, ``sysctl``, ``monitor``.
 
-The lab hands over the namespaces; this process enters them and starts the
+For ``exec`` the lab hands over the namespaces; this process enters them and starts the
 program, so terminal, signals and exit status are as in any shell. The program
 is in the lab's pid namespace and ends with the lab.
 """
@@ -11,13 +11,57 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["exec_command"]
+if TYPE_CHECKING:
+    from iflab.control import Client
+
+__all__ = ["bsd_command", "exec_command", "monitor_command", "the_lab"]
+
+
+def the_lab(name: str) -> tuple[dict[str, Any], Client]:
+    """The one running lab of that name or pid. Raises ``NoSuchLab``, ``LabError`` when there are several."""
+    from iflab.control import find_labs
+    from iflab.host import LabError
+
+    labs = find_labs(name)
+    if len(labs) > 1:
+        pids = ", ".join(str(description["pid"]) for description, _ in labs)
+        raise LabError(f"{len(labs)} labs are called {name!r}; name one by its pid: {pids}")
+    return labs[0]
+
+
+def bsd_command(command: str, lab: str, host: str | None, words: list[str]) -> int:
+    """Let the lab carry out one of FreeBSD's commands; 1 when it refuses."""
+    description, client = the_lab(lab)
+    if host is None:
+        host = next(iter(description["hosts"]), "")
+    try:
+        answer, _ = client.ask(do=command, host=host, args=words[words[:1] == ["--"] :])
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(answer["text"], end="")
+    return 0
+
+
+def monitor_command(lab: str, host: str | None) -> int:
+    """Print what the lab tells until it ends."""
+    from iflab.host import LabError
+
+    _, client = the_lab(lab)
+    request = {"do": "monitor"} | ({"host": host} if host is not None else {})
+    try:
+        for part in client.follow(**request):
+            print(part["text"], end="", flush=True)
+    except ValueError as error:
+        raise LabError(str(error)) from error
+    return 0
 
 
 def exec_command(lab: str, host: str, command: list[str]) -> int:
     """Run the program, a shell by default, and return its exit status as a shell does (128 + signal)."""
-    from iflab.control import find_labs
     from iflab.host import LabError
     from iflab.linux.syscalls import (
         CLONE_NEWNET,
@@ -35,11 +79,7 @@ def exec_command(lab: str, host: str, command: list[str]) -> int:
         "uts": CLONE_NEWUTS,
         "net": CLONE_NEWNET,
     }
-    labs = find_labs(lab)
-    if len(labs) > 1:
-        pids = ", ".join(str(description["pid"]) for description, _ in labs)
-        raise LabError(f"{len(labs)} labs are called {lab!r}; name one by its pid: {pids}")
-    description, client = labs[0]
+    description, client = the_lab(lab)
     try:
         answer, fds = client.ask(do="exec", host=host)
     except ValueError as error:

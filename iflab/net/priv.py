@@ -23,6 +23,7 @@ __all__ = ["Prison", "Priv", "Thread", "allow_all", "allow_none"]
 class Priv(enum.StrEnum):
     """The privileges of the interface layer."""
 
+    SYSCTL_WRITE = "PRIV_SYSCTL_WRITE"
     NET_SETIFDESCR = "PRIV_NET_SETIFDESCR"
     NET_SETIFFIB = "PRIV_NET_SETIFFIB"
     NET_SETIFFLAGS = "PRIV_NET_SETIFFLAGS"

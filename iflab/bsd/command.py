@@ -1,0 +1,36 @@
+"""What the commands share: their error, and words for bits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+__all__ = ["CommandError", "bits_text", "number", "reason"]
+
+_T = TypeVar("_T")
+
+
+class CommandError(ValueError):
+    """A command that cannot be carried out; the text is one line, as the original prints it."""
+
+
+def bits_text(value: int, names: Sequence[tuple[int, str]]) -> str:
+    """A word of flags as ``8843<UP,BROADCAST,RUNNING>``: in hexadecimal, then the names of the bits that have one."""
+    set_ = [name for bit, name in names if value & bit]
+    return f"{value:x}" + (f"<{','.join(set_)}>" if set_ else "")
+
+
+def reason(error: OSError) -> str:
+    """Why something was refused: errno in words, and what is told besides."""
+    words = os.strerror(error.errno or 0)
+    more = str(error.args[1]) if len(error.args) > 1 else ""
+    return words if not more or more == words else f"{words} ({more})"
+
+
+def number(command: str, text: str, what: str, convert: Callable[[str], _T] = lambda t: int(t, 0)) -> _T:  # type: ignore[assignment,return-value]
+    """Read a number. Raises ``CommandError`` that names it."""
+    try:
+        return convert(text)
+    except ValueError:
+        raise CommandError(f"{command}: {text!r} is no {what}") from None

@@ -1,0 +1,495 @@
+"""``ifconfig``: FreeBSD's syntax and layout (ifconfig(8)), on a vnet of the lab.
+
+::
+
+    ifconfig [-a] [-l] [-u] [-d] [-m] [-C] [-g group] [interface] [address_family]
+    ifconfig interface [address_family] [address [dest_address]] [parameters]
+    ifconfig kind create
+    ifconfig interface destroy
+
+Parameters are carried out in the order written, addresses last. One that fails
+ends the command; those before it stay done, as on the original.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from iflab.net import (
+    IFCAP,
+    IFF,
+    AddressFamily,
+    Ifaddr,
+    Ifaliasreq,
+    Ifgroupreq,
+    Ifnet,
+    Ifreq,
+    LinkState,
+    SockaddrDl,
+    SockaddrIn6,
+    Thread,
+    UserBuffer,
+    Vnet,
+    as_sockaddr,
+)
+
+from .command import CommandError, bits_text, number, reason
+
+__all__ = ["CAPABILITY_NAMES", "FLAG_NAMES", "ifconfig"]
+
+FLAG_NAMES = (
+    (IFF.UP, "UP"),
+    (IFF.BROADCAST, "BROADCAST"),
+    (IFF.DEBUG, "DEBUG"),
+    (IFF.LOOPBACK, "LOOPBACK"),
+    (IFF.POINTOPOINT, "POINTOPOINT"),
+    (IFF.RUNNING, "RUNNING"),
+    (IFF.NOARP, "NOARP"),
+    (IFF.PROMISC, "PROMISC"),
+    (IFF.ALLMULTI, "ALLMULTI"),
+    (IFF.OACTIVE, "OACTIVE"),
+    (IFF.SIMPLEX, "SIMPLEX"),
+    (IFF.LINK0, "LINK0"),
+    (IFF.LINK1, "LINK1"),
+    (IFF.LINK2, "LINK2"),
+    (IFF.MULTICAST, "MULTICAST"),
+    (IFF.PPROMISC, "PPROMISC"),
+    (IFF.MONITOR, "MONITOR"),
+    (IFF.STATICARP, "STATICARP"),
+)
+
+CAPABILITY_NAMES = tuple(
+    sorted(
+        (bit, name) for name, bit in vars(IFCAP).items() if not name.startswith("_") and isinstance(bit, int)
+    )
+)
+
+_FLAGS = {
+    "up": IFF.UP,
+    "promisc": IFF.PPROMISC,
+    "debug": IFF.DEBUG,
+    "link0": IFF.LINK0,
+    "link1": IFF.LINK1,
+    "link2": IFF.LINK2,
+    "monitor": IFF.MONITOR,
+    "staticarp": IFF.STATICARP,
+}
+_CAPABILITIES = {
+    "rxcsum": IFCAP.RXCSUM,
+    "txcsum": IFCAP.TXCSUM,
+    "rxcsum6": IFCAP.RXCSUM_IPV6,
+    "txcsum6": IFCAP.TXCSUM_IPV6,
+    "tso4": IFCAP.TSO4,
+    "tso6": IFCAP.TSO6,
+    "tso": IFCAP.TSO4 | IFCAP.TSO6,
+    "lro": IFCAP.LRO,
+    "vlanmtu": IFCAP.VLAN_MTU,
+    "vlanhwtag": IFCAP.VLAN_HWTAGGING,
+    "vlanhwcsum": IFCAP.VLAN_HWCSUM,
+    "polling": IFCAP.POLLING,
+}
+_FAMILIES = {
+    "inet": AddressFamily.INET,
+    "inet6": AddressFamily.INET6,
+    "ether": AddressFamily.LINK,
+    "link": AddressFamily.LINK,
+    "lladdr": AddressFamily.LINK,
+}
+_MODES = frozenset("aludmCLvkn")
+
+
+@dataclass
+class _Address:
+    """The address that a command line describes, bit by bit."""
+
+    address: str | None = None
+    bits: int | None = None
+    far: str | None = None
+    mask: str | None = None
+    adds: bool = True
+    clears: bool = True
+
+
+@dataclass
+class _Run:
+    """One command line being carried out."""
+
+    vnet: Vnet
+    td: Thread
+    name: str
+    out: list[str] = field(default_factory=list)
+    address: _Address = field(default_factory=_Address)
+    family: AddressFamily | None = None
+
+    def ioctl(self, cmd: str, what: str, **fields: Any) -> Any:
+        """Make an ioctl on the interface. Raises ``CommandError`` as the original prints it."""
+        return self.request(cmd, what, Ifreq(self.name, **fields))
+
+    def request(self, cmd: str, what: str, request: Any) -> Any:
+        try:
+            return self.vnet.ioctl(cmd, request, self.td)
+        except OSError as error:
+            raise CommandError(f"ifconfig: {self.name}: ioctl {cmd} ({what}): {reason(error)}") from error
+
+    def number(self, text: str, what: str) -> int:
+        return number("ifconfig", text, what)
+
+
+def ifconfig(vnet: Vnet, args: Sequence[str], td: Thread | None = None) -> str:
+    """Carry out a command line in ``vnet`` and return what it prints. Raises ``CommandError``."""
+    words = list(args)
+    td = td or vnet.thread()
+    modes, group, words = _modes(words)
+    if "C" in modes:
+        names = vnet.ioctl("SIOCIFGCLONERS", Ifreq(), td).ifr_data
+        return " ".join(names) + "\n" * bool(names)
+    if group is not None:
+        found = vnet.groups.get(group)
+        return "".join(f"{ifp.if_xname}\n" for ifp in (found.ifg_members if found else ()))
+    if not words or words[0] in _FAMILIES or "a" in modes or "l" in modes:
+        if len(words) > 1 or (words and words[0] not in _FAMILIES):
+            raise CommandError("ifconfig: -a and -l take an address family and nothing else")
+        return _listing(vnet, modes, _FAMILIES.get(words[0]) if words else None)
+    name, rest = words[0], words[1:]
+    if rest and rest[0] in ("create", "plumb"):
+        return _create(vnet, td, name, rest[1:])
+    ifp = vnet.ifunit(name)
+    if ifp is None:
+        raise CommandError(f"ifconfig: interface {name} does not exist")
+    if not rest or (len(rest) == 1 and rest[0] in _FAMILIES):
+        return show(ifp, _FAMILIES.get(rest[0]) if rest else None, "m" in modes)
+    run = _Run(vnet, td, name)
+    _carry_out(run, rest)
+    return "".join(f"{line}\n" for line in run.out)
+
+
+def _modes(words: list[str]) -> tuple[set[str], str | None, list[str]]:
+    modes: set[str] = set()
+    while words and len(words[0]) > 1 and words[0][0] == "-":
+        option = words.pop(0)[1:]
+        if option == "g":
+            if not words:
+                raise CommandError("ifconfig: -g needs the name of a group")
+            return modes, words.pop(0), words
+        if not set(option) <= _MODES:
+            raise CommandError(f"ifconfig: there is no option -{option}; there are -a -l -u -d -m -C -g")
+        modes |= set(option)
+    return modes, None, words
+
+
+def _listing(vnet: Vnet, modes: set[str], family: AddressFamily | None) -> str:
+    shown = [
+        ifp
+        for ifp in vnet.ifnets()
+        if not ("u" in modes and not ifp.if_flags & IFF.UP)
+        and not ("d" in modes and ifp.if_flags & IFF.UP)
+        and (family is None or "l" not in modes or any(a.ifa_addr.family is family for a in ifp.if_addrhead))
+    ]
+    if "l" in modes:
+        return " ".join(ifp.if_xname for ifp in shown) + "\n"
+    return "".join(show(ifp, family, "m" in modes) for ifp in shown)
+
+
+def _create(vnet: Vnet, td: Thread, name: str, rest: list[str]) -> str:
+    run = _Run(vnet, td, name)
+    made = run.request("SIOCIFCREATE2", "create", Ifreq(name)).ifr_name
+    run.name = made
+    if rest:
+        _carry_out(run, rest)
+    lines = run.out if made == name else [run.name, *run.out]
+    return "".join(f"{line}\n" for line in lines)
+
+
+# showing
+
+
+def show(ifp: Ifnet, family: AddressFamily | None = None, more: bool = False) -> str:
+    """An interface as ``ifconfig em0`` prints it; ``family`` chooses which addresses."""
+    flags = ifp.if_flags | ifp.if_drv_flags
+    lines = [f"{ifp.if_xname}: flags={bits_text(flags, FLAG_NAMES)} metric {ifp.if_metric} mtu {ifp.if_mtu}"]
+    if ifp.if_description:
+        lines.append(f"\tdescription: {ifp.if_description}")
+    if ifp.if_capenable:
+        lines.append(f"\toptions={bits_text(ifp.if_capenable, CAPABILITY_NAMES)}")
+    if more and ifp.if_capabilities:
+        lines.append(f"\tcapabilities={bits_text(ifp.if_capabilities, CAPABILITY_NAMES)}")
+    if family in (None, AddressFamily.LINK) and ifp.lladdr:
+        lines.append(f"\tether {ifp.lladdr.hex(':')}")
+    lines += [
+        f"\t{_address_line(ifp, ifa)}"
+        for ifa in ifp.if_addrhead
+        if ifa.ifa_addr.family is not AddressFamily.LINK and family in (None, ifa.ifa_addr.family)
+    ]
+    if family is None:
+        groups = [g.ifg_group for g in ifp.if_groups if g.ifg_group != "all"]
+        if groups:
+            lines.append(f"\tgroups: {' '.join(groups)}")
+        lines += _media_lines(ifp)
+        if ifp.if_fib:
+            lines.append(f"\tfib: {ifp.if_fib}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _address_line(ifp: Ifnet, ifa: Ifaddr) -> str:
+    mask = ifa.ifa_netmask
+    bits = 0 if mask is None or isinstance(mask, SockaddrDl) else mask.value
+    far = ifa.ifa_dstaddr
+    if isinstance(ifa.ifa_addr, SockaddrIn6):
+        local = ifa.ifa_addr.packed[0] == 0xFE and ifa.ifa_addr.packed[1] & 0xC0 == 0x80
+        zone = f"%{ifp.if_xname}" if local else ""
+        scope = f" scopeid {ifp.if_index:#x}" if local else ""
+        there = f" --> {far}" if far is not None else ""
+        return f"inet6 {ifa.ifa_addr}{zone}{there} prefixlen {bits.bit_count()}{scope}"
+    text = f"inet {ifa.ifa_addr}"
+    if far is not None and ifp.if_flags & IFF.POINTOPOINT:
+        text += f" --> {far}"
+    text += f" netmask {bits:#010x}"
+    if far is not None and ifp.if_flags & IFF.BROADCAST:
+        text += f" broadcast {far}"
+    return text
+
+
+def _media_lines(ifp: Ifnet) -> list[str]:
+    try:
+        request = Ifreq(ifp.if_xname)
+        ifp.driver_ioctl("SIOCGIFMEDIA", request)
+    except OSError:
+        return []
+    status = {LinkState.UP: "active", LinkState.DOWN: "no carrier"}.get(LinkState(ifp.if_link_state))
+    media = request.ifr_data
+    lines = [f"\tmedia: {media['media']}"] if isinstance(media, dict) and "media" in media else []
+    return [*lines, *([f"\tstatus: {status}"] if status else [])]
+
+
+# changing
+
+
+def _carry_out(run: _Run, words: list[str]) -> None:
+    while words:
+        word = words.pop(0)
+        action = _PARAMETERS.get(word)
+        if action is not None:
+            count, act = action
+            if len(words) < count:
+                raise CommandError(f"ifconfig: {word!r} needs a value")
+            act(run, word, *(words.pop(0) for _ in range(count)))
+        elif word in _FAMILIES:
+            run.family = _FAMILIES[word]
+        elif run.family is AddressFamily.LINK:
+            _set_lladdr(run, word)
+        elif run.address.address is None:
+            _read_address(run, word)
+        elif run.address.far is None:
+            run.address.far = _ip(word)
+        else:
+            raise CommandError(f"ifconfig: {word!r} is no parameter")
+    if run.address.address is not None or (not run.address.adds and run.family is not None):
+        _set_address(run)
+
+
+def _ip(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text.split("%")[0]))
+    except ValueError:
+        raise CommandError(f"ifconfig: {text!r} is neither a parameter nor an address") from None
+
+
+def _read_address(run: _Run, word: str) -> None:
+    text, slash, bits = word.partition("/")
+    address = ipaddress.ip_address(_ip(text))
+    wanted = AddressFamily.INET if address.version == 4 else AddressFamily.INET6
+    if run.family not in (None, wanted):
+        raise CommandError(f"ifconfig: {word!r} is no address of the family before it")
+    run.family = wanted
+    run.address.address = str(address)
+    if slash:
+        run.address.bits = _bits(run, bits)
+
+
+def _bits(run: _Run, text: str) -> int:
+    bits = run.number(text, "prefix length")
+    most = 128 if run.family is AddressFamily.INET6 else 32
+    if not 0 <= bits <= most:
+        raise CommandError(f"ifconfig: a prefix length is 0 to {most}, not {text}")
+    return bits
+
+
+def _mask(run: _Run) -> str:
+    """The mask that was written, or that of the address's class (RFC 791), or /64."""
+    wanted = run.address
+    if run.family is AddressFamily.INET6:
+        return str(ipaddress.IPv6Network(f"::/{64 if wanted.bits is None else wanted.bits}").netmask)
+    if wanted.bits is not None:
+        return str(ipaddress.IPv4Network(f"0.0.0.0/{wanted.bits}").netmask)
+    if wanted.mask is not None:
+        try:
+            value = (
+                int(wanted.mask, 16)
+                if wanted.mask.startswith("0x")
+                else int(ipaddress.IPv4Address(wanted.mask))
+            )
+        except ValueError:
+            raise CommandError(f"ifconfig: {wanted.mask!r} is no netmask") from None
+        zeros = ~value & 0xFFFFFFFF
+        if not 0 <= value < 2**32 or zeros & (zeros + 1):
+            raise CommandError(
+                f"ifconfig: {wanted.mask!r} is no netmask: its ones must stand together on the left"
+            )
+        return str(ipaddress.IPv4Address(value))
+    assert wanted.address is not None
+    first = int(wanted.address.split(".")[0])
+    return "255.0.0.0" if first < 128 else "255.255.0.0" if first < 192 else "255.255.255.0"
+
+
+def _set_address(run: _Run) -> None:
+    wanted, v6 = run.address, run.family is AddressFamily.INET6
+    suffix = "_IN6" if v6 else ""
+    address = as_sockaddr(wanted.address) if wanted.address else None
+    if not wanted.adds:
+        run.ioctl(f"SIOCDIFADDR{suffix}", "delete address", ifr_addr=address)
+        return
+    alias = Ifaliasreq(
+        run.name,
+        ifra_addr=address,
+        ifra_mask=as_sockaddr(_mask(run)),
+        ifra_broadaddr=as_sockaddr(wanted.far) if wanted.far else None,
+    )
+    if wanted.clears and not v6:
+        try:
+            run.vnet.ioctl("SIOCDIFADDR", Ifreq(run.name), run.td)
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:
+                raise CommandError(f"ifconfig: {run.name}: ioctl SIOCDIFADDR: {reason(error)}") from error
+    run.request(f"SIOCAIFADDR{suffix}", "add address", alias)
+
+
+def _flags(bit: int, on: bool) -> Callable[..., None]:
+    def act(run: _Run, word: str) -> None:
+        flags = run.ioctl("SIOCGIFFLAGS", "get flags").ifr_flags
+        run.ioctl("SIOCSIFFLAGS", f"set flags: {word}", ifr_flags=flags | bit if on else flags & ~bit)
+
+    return act
+
+
+def _capability(bits: int, on: bool) -> Callable[..., None]:
+    def act(run: _Run, word: str) -> None:
+        able = run.ioctl("SIOCGIFCAP", "get capabilities")
+        wanted = able.ifr_curcap | bits & able.ifr_reqcap if on else able.ifr_curcap & ~bits
+        if on and not bits & able.ifr_reqcap:
+            raise CommandError(f"ifconfig: {run.name} cannot do {word}")
+        run.ioctl("SIOCSIFCAP", f"set capabilities: {word}", ifr_reqcap=wanted)
+
+    return act
+
+
+def _set_number(cmd: str, key: str, what: str) -> Callable[..., None]:
+    def act(run: _Run, word: str, value: str) -> None:
+        run.ioctl(cmd, f"set {what}", **{key: run.number(value, what)})
+
+    return act
+
+
+def _set_name(run: _Run, word: str, name: str) -> None:
+    run.ioctl("SIOCSIFNAME", "set name", ifr_buffer=UserBuffer(len(name), name))
+    run.name = name
+    run.out.append(name)
+
+
+def _set_description(run: _Run, word: str, text: str) -> None:
+    run.ioctl("SIOCSIFDESCR", "set description", ifr_buffer=UserBuffer(len(text.encode()) + 1, text))
+
+
+def _unset_description(run: _Run, word: str) -> None:
+    run.ioctl("SIOCSIFDESCR", "unset description", ifr_buffer=UserBuffer(0, None))
+
+
+def _group(cmd: str) -> Callable[..., None]:
+    def act(run: _Run, word: str, name: str) -> None:
+        run.request(cmd, f"{word} {name}", Ifgroupreq(ifgr_name=run.name, ifgr_group=name))
+
+    return act
+
+
+def _set_lladdr(run: _Run, text: str) -> None:
+    try:
+        mac = bytes.fromhex(text.replace(":", "").replace("-", ""))
+    except ValueError:
+        raise CommandError(f"ifconfig: {text!r} is no link-level address") from None
+    run.ioctl("SIOCSIFLLADDR", "set address", ifr_addr=SockaddrDl(sdl_lladdr=mac))
+
+
+def _jid(run: _Run, text: str) -> int:
+    for vnet in run.vnet.kernel.vnets:
+        if text in (vnet.name, str(vnet.prison.pr_id)):
+            return vnet.prison.pr_id
+    there = ", ".join(vnet.name for vnet in run.vnet.kernel.vnets)
+    raise CommandError(f"ifconfig: there is no host {text!r}; there are {there}")
+
+
+def _move(cmd: str) -> Callable[..., None]:
+    def act(run: _Run, word: str, jail: str) -> None:
+        run.ioctl(cmd, f"{word} {jail}", ifr_jid=_jid(run, jail))
+
+    return act
+
+
+def _destroy(run: _Run, word: str) -> None:
+    run.ioctl("SIOCIFDESTROY", "destroy")
+
+
+def _far(run: _Run, word: str, address: str) -> None:
+    run.address.far = _ip(address)
+
+
+def _netmask(run: _Run, word: str, mask: str) -> None:
+    run.address.mask = mask
+
+
+def _set_prefixlen(run: _Run, word: str, bits: str) -> None:
+    run.address.bits = _bits(run, bits)
+
+
+def _alias(run: _Run, word: str) -> None:
+    run.address.clears = False
+
+
+def _unalias(run: _Run, word: str) -> None:
+    run.address.adds = False
+    run.family = run.family or AddressFamily.INET
+
+
+_PARAMETERS: dict[str, tuple[int, Callable[..., None]]] = {
+    **{name: (0, _flags(bit, True)) for name, bit in _FLAGS.items()},
+    **{f"-{name}": (0, _flags(bit, False)) for name, bit in _FLAGS.items() if name != "up"},
+    "down": (0, _flags(IFF.UP, False)),
+    "arp": (0, _flags(IFF.NOARP, False)),
+    "-arp": (0, _flags(IFF.NOARP, True)),
+    **{name: (0, _capability(bits, True)) for name, bits in _CAPABILITIES.items()},
+    **{f"-{name}": (0, _capability(bits, False)) for name, bits in _CAPABILITIES.items()},
+    "mtu": (1, _set_number("SIOCSIFMTU", "ifr_mtu", "mtu")),
+    "metric": (1, _set_number("SIOCSIFMETRIC", "ifr_metric", "metric")),
+    "fib": (1, _set_number("SIOCSIFFIB", "ifr_fib", "fib")),
+    "name": (1, _set_name),
+    "description": (1, _set_description),
+    "descr": (1, _set_description),
+    "-description": (0, _unset_description),
+    "-descr": (0, _unset_description),
+    "group": (1, _group("SIOCAIFGROUP")),
+    "-group": (1, _group("SIOCDIFGROUP")),
+    "vnet": (1, _move("SIOCSIFVNET")),
+    "-vnet": (1, _move("SIOCSIFRVNET")),
+    "destroy": (0, _destroy),
+    "unplumb": (0, _destroy),
+    "netmask": (1, _netmask),
+    "prefixlen": (1, _set_prefixlen),
+    "broadcast": (1, _far),
+    "alias": (0, _alias),
+    "add": (0, _alias),
+    "-alias": (0, _unalias),
+    "delete": (0, _unalias),
+    "remove": (0, _unalias),
+}
