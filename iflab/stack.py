@@ -37,7 +37,19 @@ from iflab.agreement import (
 )
 from iflab.bsd.netstat import RouteRow
 from iflab.drivers.tap import TapNic
-from iflab.linux import Addr, Change, Link, Maddr, Monitor, Netlink, Netns, Route, sysctl
+from iflab.linux import (
+    Addr,
+    Change,
+    InvalidName,
+    Link,
+    Maddr,
+    Monitor,
+    Netlink,
+    Netns,
+    Route,
+    check_name,
+    sysctl,
+)
 from iflab.net import (
     IFF,
     IFG_ALL,
@@ -227,6 +239,10 @@ class LinuxStack(Stack):
 
     @staticmethod
     def _rename(netlink: Netlink, link: Link, name: str) -> None:
+        try:
+            check_name(name)
+        except InvalidName as error:
+            raise OSError(errno.EINVAL, str(error)) from error
         try:
             netlink.link_set(link.index, name=name)
         except OSError as error:
@@ -419,10 +435,7 @@ class LinuxStack(Stack):
     def _sync_flags(self, ifp: Ifnet) -> None:
         nic = ifp.if_softc
         if isinstance(nic, TapNic):
-            try:
-                nic.sync_flags()
-            except OSError as error:
-                _log.warning("%s: the kernel refuses its flags: %s", nic.name, error)
+            nic.follow()
 
     def look(self, ifp: Ifnet) -> None:
         """Read everything about one interface afresh and apply what differs."""
@@ -738,6 +751,9 @@ class Listener:
         if isinstance(message, RouteMessage) or not isinstance(message.ifp.if_softc, TapNic):
             return
         if isinstance(message, IfMessage):
+            nic = message.ifp.if_softc
+            if bool(message.flags & IFF.UP) != bool(nic.netdev_flags & _LINUX_UP):
+                nic.follow()  # if_up and if_down tell the protocols only
             self.journal.note(message.ifp, ifnet_account(message.ifp), kernel=False)
         elif isinstance(message, (AddrMessage, MaddrMessage)):
             field = "addresses" if isinstance(message, AddrMessage) else "groups joined"

@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import socket
 import struct
@@ -49,6 +50,8 @@ from iflab.net import (
 from iflab.wire import End
 
 __all__ = ["Loop", "TapNic"]
+
+_log = logging.getLogger("iflab.drivers")
 
 READ_SIZE = 65536 + 32
 """Octets of the longest thing that a TAP hands out: a super-frame with its header."""
@@ -346,6 +349,13 @@ class TapNic(Driver):
                 self.stop()
         elif not self._running:
             self.if_init(self.ifp)
+
+    def follow(self) -> None:
+        """Give the netdev the ifnet's flags where nobody can be told of a refusal; it is logged."""
+        try:
+            self.sync_flags()
+        except OSError as error:
+            _log.warning("%s: the kernel refuses its flags: %s", self.name, error)
 
     def _set_mtu(self, ifp: Ifnet, mtu: int) -> None:
         if mtu != self.netdev_mtu:

@@ -55,10 +55,11 @@ def if_attach(ifp: Ifnet) -> None:
     tsomax out of range; the group ``all`` is joined by then (quirk 8).
     """
     with ifp.kernel.giant:
-        _attach_internal(ifp, vmove=False)
+        if_attach_internal(ifp, vmove=False)
 
 
-def _attach_internal(ifp: Ifnet, vmove: bool) -> None:
+def if_attach_internal(ifp: Ifnet, vmove: bool) -> None:
+    """Attach, anew or (``vmove``) after a move, when addresses and name are there already (583-700)."""
     kernel, vnet = ifp.kernel, ifp.curvnet
     if ifp.if_index == 0 or vnet.ifnet_byindex(ifp.if_index) is not ifp:
         raise KernelPanic(f"{ifp.if_xname}: BUG: if_attach called without if_alloc'd input()\n", 593)
@@ -96,7 +97,7 @@ def _attach_internal(ifp: Ifnet, vmove: bool) -> None:
         if_attachdomain1(ifp)
     kernel.events.invoke("ifnet_arrival_event", ifp)
     if vnet.is_default:
-        kernel.devctl.notify("IFNET", ifp.if_xname, "ATTACH")
+        kernel.devctl.devctl_notify("IFNET", ifp.if_xname, "ATTACH")
     kernel.rtsock.rt_ifannouncemsg(ifp, True)
 
 
@@ -156,10 +157,11 @@ def if_detach(ifp: Ifnet) -> None:
     """
     kernel = ifp.kernel
     with kernel.giant, kernel.curvnet_set(ifp.if_vnet or ifp.alloc_vnet):
-        _detach_internal(ifp, vmove=False)
+        if_detach_internal(ifp, vmove=False)
 
 
-def _detach_internal(ifp: Ifnet, vmove: bool) -> None:
+def if_detach_internal(ifp: Ifnet, vmove: bool) -> None:
+    """Detach for good, or (``vmove``) to move on; then driver and link-level address stay (812-932)."""
     kernel, vnet = ifp.kernel, ifp.curvnet
     if not vnet.lists(ifp):
         if vmove:
@@ -190,7 +192,7 @@ def _detach_internal(ifp: Ifnet, vmove: bool) -> None:
     kernel.rtsock.rt_ifannouncemsg(ifp, False)
     kernel.events.invoke("ifnet_departure_event", ifp)
     if vnet.is_default:
-        kernel.devctl.notify("IFNET", ifp.if_xname, "DETACH")
+        kernel.devctl.devctl_notify("IFNET", ifp.if_xname, "DETACH")
     if_delgroups(ifp)
     initialized, ifp.if_afdata_initialized = ifp.if_afdata_initialized, 0
     if initialized > 0:
@@ -234,7 +236,7 @@ def if_vmove(ifp: Ifnet, new_vnet: Vnet) -> None:
     with kernel.giant:
         old_vnet = ifp.curvnet
         with kernel.curvnet_set(old_vnet):
-            _detach_internal(ifp, vmove=True)
+            if_detach_internal(ifp, vmove=True)
             old_vnet.ifindex_free(ifp.if_index)
             try:
                 if_reassign(ifp, new_vnet)
@@ -246,9 +248,9 @@ def if_vmove(ifp: Ifnet, new_vnet: Vnet) -> None:
 
 def _arrive(ifp: Ifnet, vnet: Vnet) -> None:
     with ifp.kernel.curvnet_set(vnet):
-        ifp.if_index = vnet.ifindex_alloc()
+        ifp.if_index = vnet.ifindex_alloc_locked()
         vnet.ifnet_setbyindex(ifp.if_index, ifp)
-        _attach_internal(ifp, vmove=True)
+        if_attach_internal(ifp, vmove=True)
 
 
 def if_vmove_loan(td: Thread, ifp: Ifnet, jid: int) -> str:

@@ -18,6 +18,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, cast
 
 from . import attach, counted, group, lookup, multi, state
@@ -25,7 +26,7 @@ from .driver import Driver, NoDriver
 from .errors import KernelPanic, refuse
 from .flags import IFF, IFNAMSIZ, AddressFamily, LinkState
 from .ifaddr import AddressList, Ifaddr, ifa_alloc
-from .ifqueue import Ifqueue
+from .ifqueue import Ifqueue, ifq_delete, ifq_init
 from .linkroute import link_init_sdl
 from .mbuf import PKTHDR, Mbuf, is_broadcast, mbuf
 from .packet import octets_of
@@ -61,6 +62,21 @@ def as_mbuf(frame: Any, mac: str = "00:00:00:00:00:00", addresses: Iterable[str]
             f"a frame has {FRAME_MIN} to {FRAME_MAX} octets, Ethernet header included; this one has {len(octets)}"
         )
     return mbuf(octets)
+
+
+class _Held:
+    """A lock that is held already; leaving the block gives it back."""
+
+    __slots__ = ("_release",)
+
+    def __init__(self, release: Callable[[], None]) -> None:
+        self._release = release
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *exception: object) -> None:
+        self._release()
 
 
 class Ifnet:
@@ -124,7 +140,7 @@ class Ifnet:
         self.if_omcasts = 0
         self.if_oerrors = 0
 
-        self.if_snd = Ifqueue(self.kernel.sysctl["net.link.ifqmaxlen"], self)
+        self.if_snd = ifq_init(self)
         self.if_linktask = Task(functools.partial(state.do_link_state_change, self))
         self.if_driver: Driver = NoDriver()
         self.if_softc: Any = None
@@ -222,7 +238,7 @@ class Ifnet:
                 raise KernelPanic("if_free_internal: interface not dying", 481)
             self.if_refcount -= 1
             if self.if_refcount == 0:
-                self._free_internal()
+                self.if_free_internal()
 
     def if_free(self) -> None:
         """Give up the interface: its index is free at once, itself with the last reference (499-518)."""
@@ -236,19 +252,18 @@ class Ifnet:
             vnet.ifindex_free(self.if_index)
             self.if_rele()
 
-    def _free_internal(self) -> None:
+    def if_free_internal(self) -> None:
         """Let everything go that the interface made (475-497)."""
         if self.com_free is not None:
             self.com_free(self.if_l2com, self.if_alloctype)
             self.com_free = self.if_l2com = None
         self.set_description(None)
-        self.if_snd.purge()
+        ifq_delete(self.if_snd)
         self.kernel.freed("ifnet")
         # Cut the circles, so that the object goes now and not with the next collection.
         self.if_softc = None
         self.if_driver = NoDriver()
         self.if_linktask = Task(lambda pending: None)
-        self.if_snd.altq_ifp = None
         self.if_addrhead.disown()
         self.transmit_mbuf = _gone
 
@@ -349,6 +364,33 @@ class Ifnet:
             self.if_input_mbuf(m)
 
     # addresses
+
+    def if_addr_rlock(self) -> AbstractContextManager[None]:
+        """Hold the list of addresses still (1388-1393): in a ``with`` block, or until ``if_addr_runlock``.
+
+        The lab has one lock; this takes it.
+        """
+        self.kernel.giant.acquire()
+        return _Held(self.if_addr_runlock)
+
+    def if_addr_runlock(self) -> None:
+        """Let it change again (1395-1400); panics when the caller does not hold it."""
+        self._unlock("if_addr_runlock", 1395)
+
+    def if_maddr_rlock(self) -> AbstractContextManager[None]:
+        """Hold the multicast list still (1402-1407), as ``if_addr_rlock``."""
+        self.kernel.giant.acquire()
+        return _Held(self.if_maddr_runlock)
+
+    def if_maddr_runlock(self) -> None:
+        """Let it change again (1409-1414); panics when the caller does not hold it."""
+        self._unlock("if_maddr_runlock", 1409)
+
+    def _unlock(self, what: str, line: int) -> None:
+        try:
+            self.kernel.giant.release()
+        except RuntimeError:
+            raise KernelPanic(f"{what}: {self.if_xname} is not locked by the caller", line) from None
 
     def _addresses(self) -> list[str]:
         """The IP addresses, as text."""

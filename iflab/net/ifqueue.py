@@ -18,7 +18,7 @@ from .mbuf import Mbuf
 if TYPE_CHECKING:
     from .ifnet import Ifnet
 
-__all__ = ["Discipline", "Ifqueue"]
+__all__ = ["Discipline", "Ifqueue", "ifq_delete", "ifq_init"]
 
 
 class Discipline(Protocol):
@@ -161,3 +161,14 @@ class Ifqueue:
         """
         self.altq_tbr = regulator
         self._tbr_dequeue = dequeue if regulator is not None else None
+
+
+def ifq_init(ifp: Ifnet) -> Ifqueue:
+    """Make the send queue of ``ifp``: as long as ``net.link.ifqmaxlen`` says, without a discipline (542-555)."""
+    return Ifqueue(ifp.kernel.sysctl["net.link.ifqmaxlen"], ifp)
+
+
+def ifq_delete(ifq: Ifqueue) -> None:
+    """Let a send queue go, and what waits in it (557-562)."""
+    ifq.purge()
+    ifq.altq_ifp = None

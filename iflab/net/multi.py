@@ -180,7 +180,7 @@ def if_delmulti(ifp: Ifnet, sa: Sockaddr | str) -> None:
         ifma = ifp.if_multiaddrs.find(address)
         if ifma is None or not ifma.held:
             raise refuse(errno.ENOENT, f"{ifp.if_xname} is not in the group {address}")
-        if _delmulti_locked(ifma):
+        if if_delmulti_locked(ifma):
             ifp.driver_ioctl_unheeded("SIOCDELMULTI", None)
 
 
@@ -189,7 +189,7 @@ def if_delallmulti(ifp: Ifnet) -> None:
     with ifp.kernel.giant:
         for ifma in list(ifp.if_multiaddrs):
             if ifma in ifp.if_multiaddrs and ifma.held:
-                _delmulti_locked(ifma)
+                if_delmulti_locked(ifma)
 
 
 def if_delmulti_ifma(ifma: Ifmultiaddr) -> None:
@@ -198,7 +198,7 @@ def if_delmulti_ifma(ifma: Ifmultiaddr) -> None:
         if ifma.ifma_refcount <= 0:
             raise KernelPanic(f"if_freemulti: refcount {ifma.ifma_refcount - 1}", 2942)
         ifp = ifma.ifma_ifp
-        if _delmulti_locked(ifma) and ifp is not None:
+        if if_delmulti_locked(ifma) and ifp is not None:
             ifp.driver_ioctl_unheeded("SIOCDELMULTI", None)
 
 
@@ -208,7 +208,7 @@ def if_purgemaddrs(ifp: Ifnet) -> None:
         while (ifma := next(iter(ifp.if_multiaddrs), None)) is not None:
             _orphan(ifma)
             if ifma.held:
-                _delmulti_locked(ifma)
+                if_delmulti_locked(ifma)
 
 
 def _orphan(ifma: Ifmultiaddr) -> None:
@@ -219,7 +219,7 @@ def _orphan(ifma: Ifmultiaddr) -> None:
         ifma.ifma_ifp = None
 
 
-def _delmulti_locked(ifma: Ifmultiaddr) -> bool:
+def if_delmulti_locked(ifma: Ifmultiaddr) -> bool:
     """Drop one reference; True when it was the last and the filter must be programmed anew (3201-3270)."""
     ifp = ifma.ifma_ifp
     ifma.ifma_refcount -= 1

@@ -239,6 +239,6 @@ class RoutingSocket(_Broadcast[RoutingMessage]):
 class Devctl(_Broadcast[DevctlNotice]):
     """``devctl_notify`` and its readers."""
 
-    def notify(self, system: str, subsystem: str, kind: str, data: str | None = None) -> None:
+    def devctl_notify(self, system: str, subsystem: str, kind: str, data: str | None = None) -> None:
         """Send one notice."""
         self.post(DevctlNotice(system, subsystem, kind, data))

@@ -130,7 +130,7 @@ def do_link_state_change(ifp: Ifnet, pending: int) -> None:
             hooks.lagg_linkstate_p(ifp, state)
         up = state is LinkState.UP
         if vnet is not None and vnet.is_default:
-            kernel.devctl.notify("IFNET", ifp.if_xname, "LINK_UP" if up else "LINK_DOWN")
+            kernel.devctl.devctl_notify("IFNET", ifp.if_xname, "LINK_UP" if up else "LINK_DOWN")
         if pending > 1:
             ifp.if_printf(f"{pending} link states coalesced\n")
         if kernel.sysctl["net.link.log_link_state_change"]:

@@ -131,7 +131,7 @@ class Vnet:
         """Double the table (397-420)."""
         self.if_indexlim <<= 1
 
-    def ifindex_alloc(self) -> int:
+    def ifindex_alloc_locked(self) -> int:
         """Reserve the lowest free index (272-297). Raises ENOSPC when all 65535 are taken (quirk 2)."""
         with self.kernel.giant:
             free = self._free_indexes
@@ -198,7 +198,7 @@ class Vnet:
         """
         kernel = self.kernel
         with kernel.giant:
-            index = self.ifindex_alloc()
+            index = self.ifindex_alloc_locked()
             ifp = Ifnet(self, iftype, index)
             com = kernel.com_alloc.get(iftype)
             if com is not None:

@@ -94,7 +94,7 @@ def test_quirk_01_an_unattached_interface_can_be_freed():
 def test_quirk_02_no_free_index_is_an_error():
     vnet = Kernel().vnet_alloc("v")
     for _ in range(65535):
-        vnet.ifindex_alloc()
+        vnet.ifindex_alloc_locked()
 
     assert code(vnet.if_alloc, IFT.ETHER) == "ENOSPC"
     vnet.ifindex_free(40000)
