@@ -158,6 +158,8 @@ def ifconfig(vnet: Vnet, args: Sequence[str], td: Thread | None = None) -> str:
     if rest and rest[0] in ("create", "plumb"):
         return _create(vnet, td, name, rest[1:])
     ifp = vnet.ifunit(name)
+    if rest[:1] == ["-vnet"] and ifp is None:  # it is lent out, so it cannot be seen here
+        return _reclaim(_Run(vnet, td, name), rest[1:])
     if ifp is None:
         raise CommandError(f"ifconfig: interface {name} does not exist")
     if not rest or (len(rest) == 1 and rest[0] in _FAMILIES):
@@ -202,6 +204,14 @@ def _create(vnet: Vnet, td: Thread, name: str, rest: list[str]) -> str:
         _carry_out(run, rest)
     lines = run.out if made == name else [run.name, *run.out]
     return "".join(f"{line}\n" for line in lines)
+
+
+def _reclaim(run: _Run, rest: list[str]) -> str:
+    if not rest:
+        raise CommandError("ifconfig: '-vnet' needs a value")
+    run.ioctl("SIOCSIFRVNET", f"-vnet {rest[0]}", ifr_jid=_jid(run, rest.pop(0)))
+    _carry_out(run, rest)
+    return "".join(f"{line}\n" for line in run.out)
 
 
 # showing

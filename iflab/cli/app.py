@@ -22,6 +22,7 @@ A network lab in Python: FreeBSD's interface layer over real Linux TAP devices.
   iflab run scenarios/01_first_ping.py   two hosts, one cable, two pings
   iflab run link_flap --set cut_for=2 --pcap flap.pcap
   iflab shell                            a Python prompt with a lab
+  iflab bench --quick                    how fast it is here, against references
 
 [bold]From another terminal, while a lab runs[/bold]
 
@@ -148,6 +149,30 @@ def check(json_: JsonOption = False) -> None:
             [(word[f.ok] if f.ok or f.required else "without", f.name, f.detail, f.remedy) for f in findings],
         )
     raise typer.Exit(MISSING if any(f.required and not f.ok for f in findings) else 0)
+
+
+@app.command()
+def bench(
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="NAME", help="Only this measure; may be repeated.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="The whole in under a minute, with a wider spread.")
+    ] = False,
+    json_: JsonOption = False,
+    check: Annotated[bool, typer.Option("--check", help="Exit status 1 when a target is missed.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the figures into this file, as PNG and as SVG.")
+    ] = None,
+    runs: Annotated[int | None, typer.Option(min=1, help="How often each is measured.")] = None,
+) -> None:
+    """Measure this machine's lab against references in the same run: medians, spread, ratios.
+
+    Example: iflab bench --quick --plot bench.png
+    """
+    from .bench import bench_command
+
+    raise typer.Exit(bench_command(only or [], quick, json_, check, plot, runs))
 
 
 @app.command()

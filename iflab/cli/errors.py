@@ -11,6 +11,7 @@ MISSING = 3
 
 def explain(error: Exception) -> tuple[int | None, str]:
     """Return exit status and line for an exception; None when it is a fault of ours and wants its traceback."""
+    from iflab.bench.core import BenchError
     from iflab.bsd import CommandError
     from iflab.control import NoSuchLab
     from iflab.host import LabError
@@ -21,7 +22,9 @@ def explain(error: Exception) -> tuple[int | None, str]:
     text = str(error)
     if isinstance(error, Missing):
         return MISSING, f"{text} ('iflab check' tells all that is missing)"
-    if isinstance(error, (ScenarioError, LabError, WireError, InvalidName, NoSuchLab, CommandError)):
+    if isinstance(
+        error, (ScenarioError, LabError, WireError, InvalidName, NoSuchLab, CommandError, BenchError)
+    ):
         return USAGE, text
     if isinstance(error, (KernelRefused, PermissionError, FileNotFoundError, IsADirectoryError)):
         return USAGE, error.args[1] if isinstance(error, KernelRefused) else text

@@ -1,0 +1,111 @@
+"""FreeBSD's commands against a running lab, from another process."""
+
+import json
+import subprocess
+
+import pytest
+
+from ..linux_tools import eventually, link
+from .test_cli import IFLAB, iflab
+
+
+@pytest.fixture
+def running(lab):
+    lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    return lab
+
+
+def test_ifconfig_shows_and_changes_what_ip_shows(running):
+    done = iflab(
+        "ifconfig", running.name, "alice", "em0", "promisc", "mtu", "1400", "group", "lab", "descr", "up link"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    row = link(running.hosts["alice"], "em0")
+    assert (row["mtu"], row["ifalias"], row["promiscuity"]) == (1400, "up link", 1)
+
+    shown = iflab("ifconfig", running.name, "alice", "em0").stdout
+    assert shown.startswith(
+        "em0: flags=28943<UP,BROADCAST,RUNNING,PROMISC,SIMPLEX,MULTICAST,PPROMISC> metric 0 mtu 1400"
+    )
+    for part in (
+        "\tdescription: up link\n",
+        f"\tether {row['address']}\n",
+        "\tgroups: lab\n",
+        "\tstatus: active\n",
+    ):
+        assert part in shown
+    assert "\tinet 192.0.2.1 netmask 0xffffff00 broadcast 192.0.2.255\n" in shown
+    assert iflab("ifconfig", running.name, "alice", "-l").stdout == "em0\n"
+    assert iflab("ifconfig", running.name, "alice", "tap", "create").stdout == "tap0\n"
+    moved = iflab("ifconfig", running.name, "alice", "tap0", "vnet", "bob")
+    assert (moved.returncode, iflab("ifconfig", running.name, "bob", "-l").stdout) == (0, "em0 tap0\n")
+    assert iflab("ifconfig", running.name, "alice", "tap0", "-vnet", "bob").returncode == 0
+    assert iflab("ifconfig", running.name, "bob", "-l").stdout == "em0\n"
+
+
+def test_refusals_are_one_line_and_a_status(running):
+    for words, text in (
+        (["em0", "mtu", "20"], "ifconfig: em0: ioctl SIOCSIFMTU (set mtu): Invalid argument"),
+        (["em7"], "ifconfig: interface em7 does not exist"),
+    ):
+        done = iflab("ifconfig", running.name, "alice", *words)
+        assert done.returncode == 1
+        assert done.stderr.startswith(text)
+        assert done.stderr.count("\n") == 1
+    done = iflab("netstat", running.name, "carol", "-i")
+    assert done.returncode == 1
+    assert "has no host 'carol'; its hosts are alice, bob" in done.stderr
+
+
+def test_netstat_agrees_with_the_kernel(running):
+    alice = running.hosts["alice"]
+    alice.ping("192.0.2.2", 3, interval=0.01)
+    alice.run("ip route add 198.51.100.0/24 via 192.0.2.2", check=True)
+    rows = [line.split() for line in iflab("netstat", running.name, "alice", "-i", "-n").stdout.splitlines()]
+    stats = json.loads(alice.run("ip -j -s link show em0").stdout)[0]["stats64"]
+    (of_link,) = [row for row in rows if "<Link#1>" in row]
+    assert int(of_link[4]) == stats["rx"]["packets"]
+    assert int(of_link[7]) == stats["tx"]["packets"]
+    (of_address,) = [row for row in rows if "192.0.2.1" in row]
+    assert int(of_address[4]) == 3
+
+    routes = iflab("netstat", running.name, "alice", "-rn").stdout
+    assert ["198.51.100.0/24", "192.0.2.2", "UGS", "em0"] in [line.split() for line in routes.splitlines()]
+    assert "224.0.0.1" in iflab("netstat", running.name, "alice", "-g").stdout
+
+
+def test_sysctl_from_outside(running):
+    done = iflab("sysctl", running.name, "net.link.log_link_state_change=0")
+    assert done.stdout == "net.link.log_link_state_change: 1 -> 0\n"
+    assert running.kernel.sysctl["net.link.log_link_state_change"] == 0
+
+
+def test_monitor_prints_messages_as_they_come_and_ends_with_the_lab(running):
+    alice = running.hosts["alice"]
+    watcher = subprocess.Popen([*IFLAB, "monitor", running.name], stdout=subprocess.PIPE, text=True)
+    eventually(lambda: running._control._ends)
+    running.wires["cable0"].cut()
+    alice.run("ip addr add 198.51.100.1/24 dev em0", check=True)
+    alice.run("ip route add 203.0.113.0/24 via 198.51.100.9", check=True)
+    running.check()
+    running.close()
+
+    out, _ = watcher.communicate(timeout=10)
+
+    assert watcher.returncode == 0
+    for part in (
+        "link: down",
+        "!system=IFNET subsystem=em0 type=LINK_DOWN",
+        "RTM_NEWADDR: address being added to iface",
+        "255.255.255.0 em0 198.51.100.1",
+        " 203.0.113.0/24 198.51.100.9",
+    ):
+        assert part in out
+
+
+def test_a_watcher_that_hangs_up_is_forgotten(running):
+    watcher = subprocess.Popen([*IFLAB, "monitor", running.name, "alice"], stdout=subprocess.DEVNULL)
+    eventually(lambda: running._control._ends)
+    watcher.terminate()
+    watcher.wait()
+    eventually(lambda: not running._control._ends)
