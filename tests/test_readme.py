@@ -27,7 +27,7 @@ def test_every_python_block_runs(lab, number):
 
 
 def test_no_python_block_is_left_out():
-    assert len(PYTHON) == README.count("```python") == 4
+    assert len(PYTHON) == README.count("```python") == 5
 
 
 def test_the_first_command_sets_everything_up_and_both_pings_are_answered(lab, tmp_path):

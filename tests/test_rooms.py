@@ -25,20 +25,17 @@ def test_no_import_points_up():
 
 def test_an_import_that_points_up_is_found(tmp_path):
     """The same linter with the order turned round must complain."""
-    config = (ROOT / "pyproject.toml").read_text().replace('"linux | net"', '"cli"', 1)
-    assert config.count('"cli"') == 2
+    config = (ROOT / "pyproject.toml").read_text()
+    first, last = '    "cli",\n', '    "linux | net",\n'
+    assert first in config
+    assert last in config
     upside_down = tmp_path / "pyproject.toml"
-    upside_down.write_text(
-        config.replace('    "cli",\n    "scenario"', '    "linux | net",\n    "scenario"', 1)
-    )
+    upside_down.write_text(config.replace(first, "@").replace(last, first).replace("@", last))
 
     done = lint(str(upside_down))
 
     assert done.returncode == 1
-    assert (
-        "iflab.lab is not allowed to import iflab.cli" in done.stdout
-        or "is not allowed to import" in done.stdout
-    )
+    assert "is not allowed to import iflab.net" in done.stdout
 
 
 def test_heavy_libraries_wait_until_they_are_used():

@@ -61,13 +61,20 @@ def test_netstat_agrees_with_the_kernel(running):
     alice = running.hosts["alice"]
     alice.ping("192.0.2.2", 3, interval=0.01)
     alice.run("ip route add 198.51.100.0/24 via 192.0.2.2", check=True)
-    rows = [line.split() for line in iflab("netstat", running.name, "alice", "-i", "-n").stdout.splitlines()]
-    stats = json.loads(alice.run("ip -j -s link show em0").stdout)[0]["stats64"]
-    (of_link,) = [row for row in rows if "<Link#1>" in row]
-    assert int(of_link[4]) == stats["rx"]["packets"]
-    assert int(of_link[7]) == stats["tx"]["packets"]
-    (of_address,) = [row for row in rows if "192.0.2.1" in row]
-    assert int(of_address[4]) == 3
+
+    def row(*words):
+        lines = [
+            line.split() for line in iflab("netstat", running.name, "alice", "-i", "-n").stdout.splitlines()
+        ]
+        return next(line for line in lines if words[0] in line)
+
+    def agree():  # neighbour discovery goes on meanwhile
+        of_link = row("<Link#1>")
+        stats = json.loads(alice.run("ip -j -s link show em0").stdout)[0]["stats64"]
+        return (int(of_link[4]), int(of_link[7])) == (stats["rx"]["packets"], stats["tx"]["packets"])
+
+    eventually(agree, timeout=20)
+    assert int(row("192.0.2.1")[4]) == 3
 
     routes = iflab("netstat", running.name, "alice", "-rn").stdout
     assert ["198.51.100.0/24", "192.0.2.2", "UGS", "em0"] in [line.split() for line in routes.splitlines()]
