@@ -71,6 +71,7 @@ from iflab.net import (
     SockaddrIn6,
     Stack,
     Thread,
+    Train,
     UserBuffer,
     Vnet,
     as_sockaddr,
@@ -159,6 +160,11 @@ class LinuxStack(Stack):
         """Let the host receive a frame."""
         ifp.if_addrhead.count_input(m)
         ifp.if_softc.to_host(m)
+
+    def input_train(self, ifp: Ifnet, train: Train) -> None:
+        """Let the host receive frames that came together."""
+        ifp.if_addrhead.count_input_train(train)
+        ifp.if_softc.to_host_train(train)
 
     # interfaces that it is told of
 

@@ -119,8 +119,16 @@ class Tap:
         self._ioctl(_SIOCSIFHWADDR, request, f"MAC {mac.hex(':')}")
 
     def set_offload(self, flags: int) -> None:
-        """Say which unfinished work (``TUN_F_*``) may come out of the fd; 0: none. Raises ``KernelRefused``."""
-        self._ioctl(_TUNSETOFFLOAD, flags, f"offload {flags:#x}")
+        """Say which unfinished work (``TUN_F_*``) may come out of the fd; 0: none. Raises ``KernelRefused``.
+
+        UDP segmentation is left out where the kernel has none (before Linux 6.2).
+        """
+        try:
+            self._ioctl(_TUNSETOFFLOAD, flags, f"offload {flags:#x}")
+        except KernelRefused as error:
+            if error.errno != errno.EINVAL or not flags & (TUN_F_USO4 | TUN_F_USO6):
+                raise
+            self.set_offload(flags & ~(TUN_F_USO4 | TUN_F_USO6))
 
     def netns_inode(self) -> int | None:
         """The inode of the namespace that the device is in now, wherever it was moved; None when it was deleted."""

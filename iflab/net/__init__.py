@@ -74,6 +74,7 @@ from .kernel import Kernel
 from .linkroute import link_init_sdl, link_rtrequest
 from .mbuf import NO_PKTHDR, PKTHDR, Mbuf, frame_of, is_broadcast, is_multicast, mbuf
 from .multi import Ifmultiaddr, if_delmulti_ifma
+from .offload import ACCEPTS_ALL, ACCEPTS_CSUM, ACCEPTS_GSO, OffloadError, finish, is_unfinished, wire_frames
 from .priv import Prison, Priv, Thread
 from .route import RTM, RtAddrinfo, Rtentry
 from .sockaddr import (
@@ -89,9 +90,13 @@ from .sockaddr import (
 from .sockio import Ifaliasreq, Ifconf, Ifgroupreq, Ifreq, UserBuffer
 from .stack import Domain, Stack
 from .taskqueue import Task, TaskQueue
+from .train import Train
 from .vnet import Vnet
 
 __all__ = [
+    "ACCEPTS_ALL",
+    "ACCEPTS_CSUM",
+    "ACCEPTS_GSO",
     "ENOIOCTL",
     "FRAME_MAX",
     "FRAME_MIN",
@@ -126,6 +131,7 @@ __all__ = [
     "LinkState",
     "ManualClock",
     "Mbuf",
+    "OffloadError",
     "Prison",
     "Priv",
     "RtAddrinfo",
@@ -140,6 +146,7 @@ __all__ = [
     "TaskQueue",
     "Thread",
     "Timer",
+    "Train",
     "UserBuffer",
     "Vnet",
     "arpcom_alloc",
@@ -149,6 +156,7 @@ __all__ = [
     "errno_name",
     "ether_ifattach",
     "ether_resolvemulti",
+    "finish",
     "flag_names",
     "frame_of",
     "if_attachdomain",
@@ -161,10 +169,12 @@ __all__ = [
     "ifioctl",
     "is_broadcast",
     "is_multicast",
+    "is_unfinished",
     "link_alloc_sdl",
     "link_free_sdl",
     "link_init_sdl",
     "link_rtrequest",
     "lladdr",
     "mbuf",
+    "wire_frames",
 ]

@@ -88,6 +88,15 @@ class Ifqueue:
             self.ifq_drops += 1
         return error
 
+    def is_plain(self) -> bool:
+        """True when it is empty, and neither a discipline nor a regulator has a say."""
+        return (
+            not self._frames
+            and self._discipline is None
+            and self._tbr_dequeue is None
+            and self.ifq_maxlen > 0
+        )
+
     def dequeue(self) -> Mbuf | None:
         """Take the frame at the head (``IFQ_DEQUEUE``); None: nothing to send now."""
         if self._tbr_dequeue is not None:

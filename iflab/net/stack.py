@@ -18,6 +18,7 @@ from .flags import PRC, AddressFamily
 from .mbuf import Mbuf
 from .route import RTM, RtAddrinfo, Rtentry
 from .sockaddr import Sockaddr
+from .train import Train
 
 if TYPE_CHECKING:
     from .ifaddr import Ifaddr
@@ -45,6 +46,11 @@ class Stack:
 
     def input(self, ifp: Ifnet, m: Mbuf) -> None:
         """Take a frame that came off ``ifp``'s wire (``if_input``)."""
+
+    def input_train(self, ifp: Ifnet, train: Train) -> None:
+        """Take frames that came off ``ifp``'s wire together."""
+        for m in train.frames:
+            self.input(ifp, m)
 
     def consent(self, ifp: Ifnet, what: str, value: Any) -> None:
         """Agree to a change of ``ifp`` before it happens, or raise ``OSError``: nothing is changed then.

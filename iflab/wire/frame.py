@@ -15,20 +15,11 @@ from iflab.net.packet import layers_of, octets_of
 if TYPE_CHECKING:
     from .port import End, Port
 
-__all__ = ["Frame", "dissect", "load_scapy", "needs_finish"]
+__all__ = ["Frame", "dissect", "load_scapy"]
 
 _log = logging.getLogger("iflab.wire")
 
 _LENGTHS = ("len", "plen", "ihl", "dataofs", "chksum", "cksum")
-
-
-def needs_finish(m: Mbuf) -> bool:
-    """True when a checksum or the cutting into wire-sized frames was left to the NIC.
-
-    Python code sees finished frames only. Nobody asks for such work yet, so none
-    is done; this is the place where the wire finds out.
-    """
-    return bool(m[0] & 1 or m[1])  # VIRTIO_NET_HDR_F_NEEDS_CSUM; gso_type
 
 
 def load_scapy() -> None:

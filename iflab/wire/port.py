@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from iflab.net.mbuf import PKTHDR, Mbuf
+from iflab.net.train import Train
 
 if TYPE_CHECKING:
     from .wire import Wire
@@ -26,8 +27,16 @@ class WireError(ValueError):
 class Port(Protocol):
     """A NIC (``iflab/drivers/tap.py``), a ``Station``, or a test double.
 
-    Both functions run with the lab's lock held, on whichever thread moved the
-    frame or the plug.
+    All functions run with the lab's lock held, on whichever thread moved the
+    frame or the plug. A port may also have these; the wire looks for them:
+
+    ``receive_train(train)``
+        take frames that came together (``iflab/net/train.py``).
+    ``takes(sender) -> int``
+        what may be left undone on frames for this port (``ACCEPTS_CSUM``,
+        ``ACCEPTS_GSO``); a port without it gets finished frames only.
+    ``accepts_change()``
+        what its end of the wire accepts has changed.
     """
 
     name: str
@@ -84,7 +93,7 @@ class End:
     cable meets nothing but the counters. ``up`` is the carrier at this end.
     """
 
-    __slots__ = ("flow", "port", "send", "up", "wire")
+    __slots__ = ("accepts", "flow", "port", "send", "send_train", "up", "wire")
 
     def __init__(self, wire: Wire, port: Port) -> None:
         self.wire = wire
@@ -92,6 +101,10 @@ class End:
         self.up = False
         self.flow = Flow()
         self.send: Callable[[Mbuf], None] = self._unbound
+        self.send_train: Callable[[Train], None] | None = None
+        """Takes frames together where nothing is in their way; None: send them one by one."""
+        self.accepts = 0
+        """What may be left undone on a frame (``ACCEPTS_CSUM``, ``ACCEPTS_GSO``); the port does the rest first."""
 
     def _unbound(self, m: Mbuf) -> None:
         """Somebody kept an end whose plug was pulled; the wire counts what it loses."""

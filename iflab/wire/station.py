@@ -45,9 +45,9 @@ from scapy.supersocket import SuperSocket
 from iflab.net.clock import Clock
 from iflab.net.ifnet import as_mbuf
 from iflab.net.mbuf import PKTHDR, Mbuf, frame_of
+from iflab.net.offload import is_unfinished
 from iflab.net.packet import fill_in, lacks_ethernet
 
-from .frame import needs_finish
 from .port import End, WireError
 from .wire import Wire
 
@@ -119,7 +119,7 @@ class Station(SuperSocket):  # type: ignore[misc]
     def receive(self, m: Mbuf) -> None:
         """Take a frame off the wire; lock held."""
         self.received += 1
-        if len(self._waiting) >= self.limit or self.closed or needs_finish(m):
+        if len(self._waiting) >= self.limit or self.closed or is_unfinished(m):
             self.dropped += 1
         else:
             self._waiting.append((time.time(), frame_of(m)))

@@ -22,9 +22,11 @@ from typing import Any
 from iflab.net.clock import Clock, Timer
 from iflab.net.ifnet import FRAME_MAX, FRAME_MIN
 from iflab.net.mbuf import PKTHDR, Mbuf, mbuf
+from iflab.net.offload import ACCEPTS_ALL, is_unfinished
 from iflab.net.packet import octets_of
+from iflab.net.train import Train
 
-from .frame import Frame, load_scapy, needs_finish
+from .frame import Frame, load_scapy
 from .port import End, Flow, Port, WireError
 
 __all__ = ["FateFunction", "Hook", "HookFunction", "Tap", "TapFunction", "Wire"]
@@ -60,9 +62,10 @@ class Hook:
 class Tap:
     """A listener that sees every frame put on a wire and touches none; ``remove`` ends it."""
 
-    __slots__ = ("fate", "fn", "wire")
+    __slots__ = ("fate", "fn", "whole", "wire")
 
-    def __init__(self, wire: Wire, fn: TapFunction, fate: FateFunction | None) -> None:
+    def __init__(self, wire: Wire, fn: TapFunction, fate: FateFunction | None, whole: bool) -> None:
+        self.whole = whole
         self.wire = wire
         self.fn = fn
         self.fate = fate
@@ -333,15 +336,18 @@ class Wire:
                 self.hooks.remove(hook)
                 self.rebind()
 
-    def add_tap(self, fn: TapFunction, fate: FateFunction | None = None) -> Tap:
+    def add_tap(self, fn: TapFunction, fate: FateFunction | None = None, *, whole: bool = False) -> Tap:
         """Call ``fn(end, m)`` for every frame that an end puts on the wire, from now on, with the lock held.
 
         ``fate(end, port, m, cause)`` hears what becomes of it: once for every copy
         that a port received (``cause`` is empty) or that was lost (the cause as in
         ``Flow.dropped``; ``port`` None: before it was on its way to anybody).
+
+        Frames are as they are on a wire, unless ``whole`` says that the tap takes
+        super-frames and begun checksums as hosts hand them to their NICs.
         """
         with self.clock.lock:
-            tap = Tap(self, fn, fate)
+            tap = Tap(self, fn, fate, whole)
             self.taps.append(tap)
             self.rebind()
             return tap
@@ -352,6 +358,11 @@ class Wire:
         """Choose each end's way of sending anew, and tell the ports whose carrier changed."""
         for end in self.ends.values():
             end.send = self._sender(end)
+            accepts = self._accepts(end)
+            if accepts != end.accepts:
+                end.accepts = accepts
+                if (tell := getattr(end.port, "accepts_change", None)) is not None:
+                    tell()
         for end in list(self.ends.values()):
             up = self._carrier(end.port)
             if up != end.up and self.ends.get(end.port) is end:
@@ -363,6 +374,7 @@ class Wire:
         def winding(m: Mbuf) -> None:
             self._send(end, m)
 
+        end.send_train = None
         if len(self.ends) != 2 or self.taps:
             return winding
         other = next(other for other in self.ends.values() if other is not end)
@@ -372,6 +384,7 @@ class Wire:
         if port in self._pipes and self._pipes[port].frames:
             return winding  # nothing overtakes what is still in flight
         flow, receive = end.flow, port.receive
+        end.send_train = self._train_sender(end, port)
 
         def straight(m: Mbuf) -> None:
             length = len(m)
@@ -388,6 +401,37 @@ class Wire:
 
         return straight
 
+    def _train_sender(self, end: End, port: Port) -> Callable[[Train], None] | None:
+        receive_train: Callable[[Train], None] | None = getattr(port, "receive_train", None)
+        if receive_train is None:
+            return None
+        flow = end.flow
+
+        def straight_train(train: Train) -> None:
+            count = len(train.frames)
+            flow.sent += count
+            flow.octets += train.octets
+            flow.delivered += count
+            try:
+                receive_train(train)
+            except Exception:
+                flow.delivered -= count
+                flow.drop("receiver error", count)
+                _log.exception("%s: %s failed to take %d frames", self.name, port.name, count)
+
+        return straight_train
+
+    def _accepts(self, end: End) -> int:
+        """What may be left undone on the frames of ``end``: what every receiver takes, and nothing if Python looks."""
+        others = [other for other in self.ends.values() if other is not end]
+        if not others or any(not tap.whole for tap in self.taps):
+            return 0
+        accepts = ACCEPTS_ALL
+        for other in others:
+            takes = getattr(other.port, "takes", None)
+            accepts &= 0 if takes is None or self._hooks_towards(other.port) else takes(end.port)
+        return accepts
+
     def _hooks_towards(self, port: Port) -> list[Hook]:
         return [hook for hook in self.hooks if hook.towards is None or hook.towards is port]
 
@@ -398,6 +442,9 @@ class Wire:
         flow.in_flight += 1
         if self.taps:
             self._heard(end, m)
+        if not end.accepts and is_unfinished(m):  # the port should have done it
+            self._lose(end, None, m, "unfinished")
+            return
         if not _MBUF_MIN <= len(m) <= _MBUF_MAX:
             self._lose(end, None, m, "too short" if len(m) < _MBUF_MIN else "too long")
             return
@@ -484,9 +531,6 @@ class Wire:
 
     def _through_hooks(self, hooks: list[Hook], end: End, port: Port, m: Mbuf) -> list[Mbuf]:
         """Let every hook have its way; count what is added and lost."""
-        if needs_finish(m):
-            self._lose(end, port, m, "unfinished")
-            return []
         passing = [(Frame(m, end, port, self.clock.now()), m)]
         for hook in hooks:
             passed: list[tuple[Frame, Mbuf]] = []

@@ -11,9 +11,10 @@ from scapy.layers.vxlan import VXLAN
 from scapy.packet import Padding, Raw
 
 from iflab.net import mbuf
+from iflab.net.offload import is_unfinished
 from iflab.net.packet import fill_in
 from iflab.wire import Frame
-from iflab.wire.frame import dissect, needs_finish
+from iflab.wire.frame import dissect
 
 from .ports import A_MAC, B_MAC
 
@@ -233,7 +234,7 @@ def test_filling_in_changes_neither_a_whole_packet_nor_the_callers():
     ],
 )
 def test_work_left_to_the_nic_is_seen(header, unfinished):
-    assert needs_finish(header + KINDS[0]) is unfinished
+    assert is_unfinished(header + KINDS[0]) is unfinished
 
 
 def test_the_layers_are_those_that_the_tests_mean():
