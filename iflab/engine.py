@@ -39,6 +39,16 @@ takes 34 to 65 ms (mean) at the interpreter's own 5 ms, 1.5 ms at this. Two such
 threads pay for it with a seventh of their speed, one with next to nothing.
 """
 
+LINGER = 50e-6 if len(os.sched_getaffinity(0)) > 1 else 0.0
+"""Seconds for which the engine looks for more before it sleeps.
+
+To wake a sleeping thread takes the kernel, and more so a virtual machine's, longer
+than to carry a frame, and what comes after a frame often comes at once: its
+answer. Measured against a C loop that sleeps: ping 1.5 times its round trip
+without, 0.8 with 50 µs; one TCP stream 0.86 and 1.0 of its speed. An idle lab
+costs nothing.
+"""
+
 
 class _Timer:
     __slots__ = ("fn",)
@@ -167,8 +177,15 @@ class Engine:
     def _run(self) -> None:
         poll, readers, lock = self._epoll.poll, self._readers, self.lock
         bell, timer = self._bell, self._timer.fileno()
+        now = time.monotonic
         while not self._stopping:
-            events = poll()
+            events = poll(0)
+            if not events and LINGER:
+                until = now() + LINGER
+                while not events and now() < until:
+                    events = poll(0)
+            if not events:
+                events = poll()
             with lock:
                 for fd, _ in events:
                     if fd == bell:

@@ -71,7 +71,6 @@ from iflab.net import (
     SockaddrIn6,
     Stack,
     Thread,
-    Train,
     UserBuffer,
     Vnet,
     as_sockaddr,
@@ -128,6 +127,7 @@ class LinuxStack(Stack):
     """The kernel's IPv4, IPv6 and neighbours in one network namespace."""
 
     rt_numfibs = FIBS
+    hands_to_driver = True
 
     def __init__(self, netns: Netns, now: Callable[[], float]) -> None:
         self.netns = netns
@@ -160,11 +160,6 @@ class LinuxStack(Stack):
         """Let the host receive a frame."""
         ifp.if_addrhead.count_input(m)
         ifp.if_softc.to_host(m)
-
-    def input_train(self, ifp: Ifnet, train: Train) -> None:
-        """Let the host receive frames that came together."""
-        ifp.if_addrhead.count_input_train(train)
-        ifp.if_softc.to_host_train(train)
 
     # interfaces that it is told of
 

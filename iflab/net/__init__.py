@@ -90,7 +90,6 @@ from .sockaddr import (
 from .sockio import Ifaliasreq, Ifconf, Ifgroupreq, Ifreq, UserBuffer
 from .stack import Domain, Stack
 from .taskqueue import Task, TaskQueue
-from .train import Train
 from .vnet import Vnet
 
 __all__ = [
@@ -146,7 +145,6 @@ __all__ = [
     "TaskQueue",
     "Thread",
     "Timer",
-    "Train",
     "UserBuffer",
     "Vnet",
     "arpcom_alloc",

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 from .errors import KernelPanic, refuse
 from .mbuf import Mbuf
 from .sockaddr import Sockaddr, SockaddrDl
-from .train import Train
 
 if TYPE_CHECKING:
     from .ifnet import Ifnet
@@ -42,9 +41,6 @@ class Driver(abc.ABC):
 
     if_qflush: Callable[[Ifnet], None] | None = None
     """``(ifp)``: throw away what such a driver holds."""
-
-    if_start_train: Callable[[Ifnet, Train], None] | None = None
-    """``(ifp, train)``: send frames that found ``if_snd`` empty, as ``if_start`` would have sent them one by one."""
 
     def if_init(self, ifp: Ifnet) -> None:  # noqa: B027 - optional by contract
         """Bring the hardware to life; called when the interface comes up."""

@@ -18,7 +18,6 @@ from .lookup import AddressTable
 from .mbuf import PKTHDR, Mbuf
 from .route import RTM, RtAddrinfo, Rtentry
 from .sockaddr import Sockaddr, SockaddrDl, SockaddrIn, SockaddrIn6
-from .train import Train
 
 if TYPE_CHECKING:
     from .ifnet import Ifnet
@@ -295,34 +294,9 @@ class AddressList:
             ifa.ifa_opackets += 1
             ifa.ifa_obytes += len(m) - _LINK_OCTETS
 
-    def count_input_train(self, train: Train) -> None:
-        """The same for frames that came together."""
-        if not self._count_train(train, slice(4, 8), False):
-            for m in train.frames:
-                self.count_input(m)
-
-    def count_output_train(self, train: Train) -> None:
-        """The same for frames that go together."""
-        if not self._count_train(train, slice(0, 4), True):
-            for m in train.frames:
-                self.count_output(m)
-
-    def _count_train(self, train: Train, which: slice, output: bool) -> bool:
-        """Count a train between two IPv4 addresses at once; False when it is another."""
-        if any(head[12:14] != _IPV4 for head in train.heads) or len(train.ipv4_pairs) != 1:
-            return False
-        (pair,) = train.ipv4_pairs
-        ifa = self._octets.get(pair[which])
-        if ifa is not None:
-            packets = len(train)
-            octets = train.octets - 14 * packets
-            if output:
-                ifa.ifa_opackets += packets
-                ifa.ifa_obytes += octets
-            else:
-                ifa.ifa_ipackets += packets
-                ifa.ifa_ibytes += octets
-        return True
+    def with_octets(self, octets: bytes) -> Ifaddr | None:
+        """The address that has these 4 or 16 octets."""
+        return self._octets.get(octets)
 
 
 def _owner(ifa: Ifaddr) -> Ifnet:

@@ -32,7 +32,6 @@ from .mbuf import PKTHDR, Mbuf, is_broadcast, mbuf
 from .packet import octets_of
 from .sockaddr import Sockaddr, SockaddrDl, as_sockaddr
 from .taskqueue import Task
-from .train import Train
 
 if TYPE_CHECKING:
     from .stack import Stack
@@ -141,7 +140,8 @@ class Ifnet:
         self.if_omcasts = 0
         self.if_oerrors = 0
 
-        self._own_transmit = False
+        self.plain = True
+        """Nobody but driver and protocols deals with its frames; who else does (a listener, a device on top) unsets it."""
         self.if_snd = ifq_init(self)
         self.if_linktask = Task(functools.partial(state.do_link_state_change, self))
         self.if_driver: Driver = NoDriver()
@@ -274,7 +274,6 @@ class Ifnet:
     def bind_driver(self) -> None:
         """Let frames take the way of the present ``if_driver`` (610-613)."""
         own = self.if_driver.if_transmit
-        self._own_transmit = own is not None
         self.transmit_mbuf = self._transmit_queued if own is None else functools.partial(own, self)
 
     def need_ioctl(self, cmd: str) -> None:
@@ -326,22 +325,6 @@ class Ifnet:
             self.if_start()
         return 0
 
-    def transmit_train(self, train: Train) -> None:
-        """Send frames of the host: what ``transmit_mbuf`` does to each, at once where nothing is in the way."""
-        start = self.if_driver.if_start_train
-        if start is None or self._own_transmit or self.if_drv_flags & _OACTIVE or not self.if_snd.is_plain():
-            for m in train.frames:
-                self.transmit_mbuf(m)
-            return
-        self.if_obytes += train.octets
-        if not train.only_unicast():
-            self.if_omcasts += sum(m[PKTHDR] & 1 and not is_broadcast(m) for m in train.frames)
-        try:
-            start(self, train)
-        except Exception:
-            self.if_oerrors += len(train)
-            _log.exception("%s: if_start_train of %r failed", self.if_xname, self.if_driver)
-
     def if_transmit(self, frame: Any) -> None:
         """Send a frame (``bytes``, or a scapy packet with its Ethernet header) from this interface.
 
@@ -375,14 +358,6 @@ class Ifnet:
         if m[PKTHDR] & 1:
             self.if_imcasts += 1
         self.stack.input(self, m)
-
-    def input_train(self, train: Train) -> None:
-        """The same for frames that came off the wire together."""
-        self.if_ipackets += len(train)
-        self.if_ibytes += train.octets
-        if not train.only_unicast():
-            self.if_imcasts += sum(m[PKTHDR] & 1 for m in train.frames)
-        self.stack.input_train(self, train)
 
     def if_input(self, frame: Any) -> None:
         """Hand a frame (``bytes`` or a scapy packet) to the host as if it had come off the wire. Raises ``ValueError``."""

@@ -18,7 +18,6 @@ from .flags import PRC, AddressFamily
 from .mbuf import Mbuf
 from .route import RTM, RtAddrinfo, Rtentry
 from .sockaddr import Sockaddr
-from .train import Train
 
 if TYPE_CHECKING:
     from .ifaddr import Ifaddr
@@ -41,16 +40,14 @@ class Domain:
 class Stack:
     """The protocols above the interfaces of one vnet."""
 
+    hands_to_driver = False
+    """``input`` counts a frame at its address and gives it to ``ifp.if_softc.to_host``; nothing else."""
+
     rt_numfibs: int = 1
     """Number of routing tables (fibs)."""
 
     def input(self, ifp: Ifnet, m: Mbuf) -> None:
         """Take a frame that came off ``ifp``'s wire (``if_input``)."""
-
-    def input_train(self, ifp: Ifnet, train: Train) -> None:
-        """Take frames that came off ``ifp``'s wire together."""
-        for m in train.frames:
-            self.input(ifp, m)
 
     def consent(self, ifp: Ifnet, what: str, value: Any) -> None:
         """Agree to a change of ``ifp`` before it happens, or raise ``OSError``: nothing is changed then.

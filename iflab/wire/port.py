@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from iflab.net.mbuf import PKTHDR, Mbuf
-from iflab.net.train import Train
 
 if TYPE_CHECKING:
     from .wire import Wire
@@ -30,8 +29,6 @@ class Port(Protocol):
     All functions run with the lab's lock held, on whichever thread moved the
     frame or the plug. A port may also have these; the wire looks for them:
 
-    ``receive_train(train)``
-        take frames that came together (``iflab/net/train.py``).
     ``takes(sender) -> int``
         what may be left undone on frames for this port (``ACCEPTS_CSUM``,
         ``ACCEPTS_GSO``); a port without it gets finished frames only.
@@ -93,7 +90,7 @@ class End:
     cable meets nothing but the counters. ``up`` is the carrier at this end.
     """
 
-    __slots__ = ("accepts", "flow", "port", "send", "send_train", "up", "wire")
+    __slots__ = ("accepts", "flow", "port", "send", "straight_to", "up", "wire")
 
     def __init__(self, wire: Wire, port: Port) -> None:
         self.wire = wire
@@ -101,8 +98,8 @@ class End:
         self.up = False
         self.flow = Flow()
         self.send: Callable[[Mbuf], None] = self._unbound
-        self.send_train: Callable[[Train], None] | None = None
-        """Takes frames together where nothing is in their way; None: send them one by one."""
+        self.straight_to: Port | None = None
+        """The one port that gets every frame at once, untouched and unheard; None when something is in the way."""
         self.accepts = 0
         """What may be left undone on a frame (``ACCEPTS_CSUM``, ``ACCEPTS_GSO``); the port does the rest first."""
 

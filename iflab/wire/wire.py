@@ -24,7 +24,6 @@ from iflab.net.ifnet import FRAME_MAX, FRAME_MIN
 from iflab.net.mbuf import PKTHDR, Mbuf, mbuf
 from iflab.net.offload import ACCEPTS_ALL, is_unfinished
 from iflab.net.packet import octets_of
-from iflab.net.train import Train
 
 from .frame import Frame, load_scapy
 from .port import End, Flow, Port, WireError
@@ -374,7 +373,7 @@ class Wire:
         def winding(m: Mbuf) -> None:
             self._send(end, m)
 
-        end.send_train = None
+        end.straight_to = None
         if len(self.ends) != 2 or self.taps:
             return winding
         other = next(other for other in self.ends.values() if other is not end)
@@ -384,7 +383,7 @@ class Wire:
         if port in self._pipes and self._pipes[port].frames:
             return winding  # nothing overtakes what is still in flight
         flow, receive = end.flow, port.receive
-        end.send_train = self._train_sender(end, port)
+        end.straight_to = port
 
         def straight(m: Mbuf) -> None:
             length = len(m)
@@ -400,26 +399,6 @@ class Wire:
                 self._receive_failed(end, port)
 
         return straight
-
-    def _train_sender(self, end: End, port: Port) -> Callable[[Train], None] | None:
-        receive_train: Callable[[Train], None] | None = getattr(port, "receive_train", None)
-        if receive_train is None:
-            return None
-        flow = end.flow
-
-        def straight_train(train: Train) -> None:
-            count = len(train.frames)
-            flow.sent += count
-            flow.octets += train.octets
-            flow.delivered += count
-            try:
-                receive_train(train)
-            except Exception:
-                flow.delivered -= count
-                flow.drop("receiver error", count)
-                _log.exception("%s: %s failed to take %d frames", self.name, port.name, count)
-
-        return straight_train
 
     def _accepts(self, end: End) -> int:
         """What may be left undone on the frames of ``end``: what every receiver takes, and nothing if Python looks."""
