@@ -10,9 +10,9 @@ Expect:  the link goes down and comes back, the download pauses, retransmits, an
 from iflab import Lab
 
 
-def scenario(lab: Lab, cut_after: float = 0.2, cut_for: float = 1.0, size: int = 20_000_000) -> None:
+def scenario(lab: Lab, cut_after: float = 0.2, cut_for: float = 1.0, size: int = 40_000_000) -> None:
     alice, bob, cable = lab.pair("192.0.2.1/24", "192.0.2.2/24")
-    cable.set_delay(0.001)  # a millisecond each way, so that the download is still going on at the cut
+    cable.set_delay(0.01)  # ten milliseconds each way, so that the download is still going on at the cut
     lab.wait_links()
 
     download = bob.fetch(alice.serve(bytes_=size))
