@@ -158,6 +158,8 @@ class Lab:
     def log(self, text: str) -> None:
         """Tell something worth telling: ``iflab run`` shows it."""
         _log.info("%s: %s", self.name, text)
+        for capture in self._captures:
+            capture.note(f"{self.elapsed():.3f} s {text}")
         if self.on_log is not None:
             self.on_log(self.elapsed(), text)
 
@@ -348,11 +350,15 @@ class Lab:
         return self._group_numbers.setdefault(name, len(self._group_numbers)) if name else 0
 
     def capture(self, path: str | os.PathLike[str]) -> Capture:
-        """Write every frame that is put on any wire, also on those made later, to a pcap file. Raises ``OSError``."""
+        """Write every frame that is put on any wire, also on those made later, to a file. Raises ``OSError``.
+
+        ``.pcap`` in its name makes plain pcap, all else pcapng, with the cause at
+        every frame that was lost, and what happened in the lab, as comments.
+        """
         from iflab.capture import Capture
 
         self._check_open()
-        capture = Capture(path)
+        capture = Capture(path, f"iflab: {self.name}, seed {self.seed}")
         with self.lock:
             for wire in self.wires.values():
                 capture.listen(wire)

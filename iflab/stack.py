@@ -719,6 +719,8 @@ class Listener:
             if ifp is None:
                 continue
             self._witness(ifp, change)
+            if isinstance(change.record, Link):  # nothing else changes with it, and nobody asks for it
+                ifp.if_softc.operstate = change.record.operstate
             if ifp in dirty.get(found, ()):
                 continue
             if (

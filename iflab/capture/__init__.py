@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from .pcap import Capture
+from .capture import Capture
+from .files import Interface
 
-__all__ = ["Capture"]
+__all__ = ["Capture", "Interface"]

@@ -329,6 +329,8 @@ class TapNic(Driver):
                 peer.ifp.if_addrhead.count_input(m)
         ifp.if_obytes += octets
         ifp.if_opackets += count
+        for heard in end.listeners:
+            heard(end, frames)
         flow = end.flow
         flow.sent += count
         flow.octets += octets

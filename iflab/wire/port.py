@@ -90,7 +90,7 @@ class End:
     cable meets nothing but the counters. ``up`` is the carrier at this end.
     """
 
-    __slots__ = ("accepts", "flow", "port", "send", "straight_to", "up", "wire")
+    __slots__ = ("accepts", "flow", "listeners", "port", "send", "straight_to", "up", "wire")
 
     def __init__(self, wire: Wire, port: Port) -> None:
         self.wire = wire
@@ -99,7 +99,9 @@ class End:
         self.flow = Flow()
         self.send: Callable[[Mbuf], None] = self._unbound
         self.straight_to: Port | None = None
-        """The one port that gets every frame at once, untouched and unheard; None when something is in the way."""
+        """The one port that gets every frame at once and untouched; None when something is in the way."""
+        self.listeners: tuple[Callable[[End, list[Mbuf]], None], ...] = ()
+        """They want to hear what goes straight."""
         self.accepts = 0
         """What may be left undone on a frame (``ACCEPTS_CSUM``, ``ACCEPTS_GSO``); the port does the rest first."""
 

@@ -34,6 +34,7 @@ _log = logging.getLogger("iflab.wire")
 
 HookFunction = Callable[[Frame], Any]
 TapFunction = Callable[[End, Mbuf], None]
+TrainFunction = Callable[[End, list[Mbuf]], None]
 FateFunction = Callable[[End, Port | None, Mbuf, str], None]
 
 _MBUF_MIN = PKTHDR + FRAME_MIN
@@ -61,9 +62,17 @@ class Hook:
 class Tap:
     """A listener that sees every frame put on a wire and touches none; ``remove`` ends it."""
 
-    __slots__ = ("fate", "fn", "whole", "wire")
+    __slots__ = ("fate", "fn", "train", "whole", "wire")
 
-    def __init__(self, wire: Wire, fn: TapFunction, fate: FateFunction | None, whole: bool) -> None:
+    def __init__(
+        self,
+        wire: Wire,
+        fn: TapFunction,
+        fate: FateFunction | None,
+        train: TrainFunction | None,
+        whole: bool,
+    ) -> None:
+        self.train = train
         self.whole = whole
         self.wire = wire
         self.fn = fn
@@ -335,18 +344,28 @@ class Wire:
                 self.hooks.remove(hook)
                 self.rebind()
 
-    def add_tap(self, fn: TapFunction, fate: FateFunction | None = None, *, whole: bool = False) -> Tap:
+    def add_tap(
+        self,
+        fn: TapFunction,
+        fate: FateFunction | None = None,
+        *,
+        train: TrainFunction | None = None,
+        whole: bool = False,
+    ) -> Tap:
         """Call ``fn(end, m)`` for every frame that an end puts on the wire, from now on, with the lock held.
 
         ``fate(end, port, m, cause)`` hears what becomes of it: once for every copy
         that a port received (``cause`` is empty) or that was lost (the cause as in
         ``Flow.dropped``; ``port`` None: before it was on its way to anybody).
 
+        ``train(end, frames)``, if given, is called instead of both for frames that go
+        straight to the other end together.
+
         Frames are as they are on a wire, unless ``whole`` says that the tap takes
         super-frames and begun checksums as hosts hand them to their NICs.
         """
         with self.clock.lock:
-            tap = Tap(self, fn, fate, whole)
+            tap = Tap(self, fn, fate, train, whole)
             self.taps.append(tap)
             self.rebind()
             return tap
@@ -373,8 +392,8 @@ class Wire:
         def winding(m: Mbuf) -> None:
             self._send(end, m)
 
-        end.straight_to = None
-        if len(self.ends) != 2 or self.taps:
+        end.straight_to, end.listeners = None, ()
+        if len(self.ends) != 2:
             return winding
         other = next(other for other in self.ends.values() if other is not end)
         port = other.port
@@ -382,8 +401,12 @@ class Wire:
             return winding
         if port in self._pipes and self._pipes[port].frames:
             return winding  # nothing overtakes what is still in flight
+        if all(tap.train is not None for tap in self.taps):
+            end.straight_to = port
+            end.listeners = tuple(tap.train for tap in self.taps if tap.train is not None)
+        if self.taps:
+            return winding
         flow, receive = end.flow, port.receive
-        end.straight_to = port
 
         def straight(m: Mbuf) -> None:
             length = len(m)

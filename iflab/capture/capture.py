@@ -1,0 +1,242 @@
+"""A capture: what passes on wires, and what became of it, written to a file beside the traffic.
+
+The engine only appends to a list what it hears (a time, the frames); a thread of
+the capture's own makes blocks of it and writes them in large pieces. When it
+cannot keep up, frames beyond ``BACKLOG`` octets are not taken, counted, and told in
+the file's interface statistics. Traffic waits for nobody.
+
+A frame is written when it is known what became of it, so that one that was lost
+bears the cause as a comment; what happens in the lab meanwhile is a comment of
+the next frame.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections import deque
+from typing import Any, BinaryIO
+
+from iflab.net.mbuf import PKTHDR, Mbuf
+from iflab.wire import End, Port, Tap, Wire
+
+from .files import OUTBOUND, Interface, PcapFile, PcapngFile
+
+__all__ = ["Capture"]
+
+_log = logging.getLogger("iflab.capture")
+
+BACKLOG = 256 << 20
+"""Octets that may wait to be written."""
+
+PERIOD = 0.02
+"""Seconds between two writes."""
+
+PATIENCE = 2.0
+"""Seconds that a frame waits for its fate (it may be in a long cable) before it is written without."""
+
+
+class _Record:
+    """Frames that were put on a wire at one moment by one end."""
+
+    __slots__ = ("comments", "frames", "heard", "interface", "open")
+
+    def __init__(self, interface: int, heard: int, frames: list[Mbuf], open_: int) -> None:
+        self.interface = interface
+        self.heard = heard
+        self.frames = frames
+        self.open = open_
+        """Copies whose fate is not known."""
+        self.comments: list[str] = []
+
+
+class Capture:
+    """Writes every frame of the wires that it listens to, in the order in which they were sent.
+
+    The name of the file chooses the format: ``.pcap`` is plain pcap, everything
+    else pcapng. ``frames`` counts what was heard, ``dropped`` what of it is not in
+    the file. The file is readable by its owner only. When it cannot be written (a
+    full disk), this capture ends with a line in the log and ``error`` set; the lab
+    goes on. ``path`` may be an open binary file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | BinaryIO, comment: str = "") -> None:
+        if isinstance(path, (str, os.PathLike)):
+            self.path = os.fspath(path)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+            self._file: Any = os.fdopen(os.open(self.path, flags, 0o600), "wb", buffering=0)
+        else:
+            self.path = str(getattr(path, "name", path))
+            self._file = path
+        self._format: type[PcapngFile] | type[PcapFile] = (
+            PcapFile if self.path.endswith(".pcap") else PcapngFile
+        )
+        self.error: OSError | None = None
+        self.frames = 0
+        self.dropped = 0
+        self._epoch = time.time_ns() - time.monotonic_ns()
+        self._taps: list[Tap] = []
+        self._interfaces: dict[Any, int] = {}
+        self._heard_by: list[list[int]] = []
+        self._records: deque[_Record | Interface | str] = deque()
+        self._undecided: dict[int, _Record] = {}
+        self._waiting = 0
+        self._ending = threading.Event()
+        self._write(self._format.begin(comment))
+        self._thread = threading.Thread(target=self._run, name="iflab-capture", daemon=True)
+        self._thread.start()
+
+    # on the engine's thread, lock held
+
+    def listen(self, wire: Wire) -> None:
+        """Hear ``wire`` from now on."""
+        self._taps.append(wire.add_tap(self._heard, self._fate, train=self._heard_train))
+
+    def note(self, text: str) -> None:
+        """Something happened: a comment of the next frame."""
+        self._records.append(text)
+
+    def interface(self, key: Any, about: Interface) -> int:
+        """The number of the interface for ``key``, told to the file when it is new."""
+        number = self._interfaces.get(key)
+        if number is None:
+            number = self._interfaces[key] = len(self._interfaces)
+            self._heard_by.append([0, 0])
+            self._records.append(about)
+        return number
+
+    def _of_end(self, end: End) -> int:
+        number = self._interfaces.get(end)
+        if number is not None:
+            return number
+        ifp = getattr(end.port, "ifp", None)
+        return self.interface(
+            end,
+            Interface(
+                end.port.name,
+                f"on {end.wire.name}",
+                ifp.lladdr if ifp is not None else b"",
+                ifp.if_baudrate if ifp is not None else 0,
+            ),
+        )
+
+    def _take(self, end: End, frames: list[Mbuf], copies: int) -> None:
+        if self.error is not None:
+            return
+        number = self._of_end(end)
+        count = len(frames)
+        self.frames += count
+        counted = self._heard_by[number]
+        counted[0] += count
+        octets = sum(map(len, frames))
+        if self._waiting + octets > BACKLOG:
+            self.dropped += count
+            counted[1] += count
+            return
+        self._waiting += octets
+        record = _Record(number, time.monotonic_ns(), frames, copies)
+        if copies:
+            self._undecided[id(frames[0])] = record
+        self._records.append(record)
+
+    def _heard(self, end: End, m: Mbuf) -> None:
+        self._take(end, [m], max(1, len(end.wire.ends) - 1))
+
+    def _heard_train(self, end: End, frames: list[Mbuf]) -> None:
+        self._take(end, frames, 0)  # they go straight to the other end
+
+    def _fate(self, end: End, port: Port | None, m: Mbuf, cause: str) -> None:
+        record = self._undecided.get(id(m))
+        if record is None:
+            return  # a hook made it, or it was not taken
+        record.open -= 1
+        if cause:
+            record.comments.append(
+                f"lost: {cause}" + (f", on its way to {port.name}" if port is not None else "")
+            )
+            if port is None:
+                record.open = 0
+        if record.open <= 0:
+            del self._undecided[id(m)]
+
+    # on the thread of its own
+
+    def _run(self) -> None:
+        while not self._ending.wait(PERIOD):
+            self._write_out(False)
+        self._write_out(True)
+
+    def _write_out(self, everything: bool) -> None:
+        records, packet = self._records, self._format.packet
+        blocks: list[bytes] = []
+        remarks: list[str] = []
+        late = time.monotonic_ns() - int(PATIENCE * 1e9)
+        while records:
+            record = records[0]
+            if isinstance(record, str):
+                if len(records) == 1 and not everything:
+                    break
+                remarks.append(record)
+                records.popleft()
+                continue
+            if isinstance(record, Interface):
+                blocks.append(self._format.interface(record))
+                records.popleft()
+                continue
+            if record.open > 0 and not everything and record.heard > late:
+                break
+            records.popleft()
+            when, number = record.heard + self._epoch, record.interface
+            comments = [*remarks, *record.comments]
+            remarks.clear()
+            for m in record.frames:
+                self._waiting -= len(m)
+                octets = m[PKTHDR:]
+                blocks.append(packet(number, when, octets, len(octets), OUTBOUND, comments))
+                comments = []
+            if len(blocks) >= 2000:
+                self._write(b"".join(blocks))
+                blocks.clear()
+        if everything:
+            blocks += self._last_words(remarks)
+        elif remarks:  # the frame that they belong to is still to come
+            records.extendleft(reversed(remarks))
+        if blocks:
+            self._write(b"".join(blocks))
+
+    def _last_words(self, remarks: list[str]) -> list[bytes]:
+        now = time.monotonic_ns() + self._epoch
+        return [
+            self._format.statistics(number, now, heard, dropped, remarks if number == 0 else ())
+            for number, (heard, dropped) in enumerate(self._heard_by)
+        ]
+
+    def _write(self, octets: bytes) -> None:
+        if self.error is not None:
+            return
+        view = memoryview(octets)
+        try:
+            while view:
+                view = view[self._file.write(view) :]
+            flush = getattr(self._file, "flush", None)
+            if flush is not None:
+                flush()
+        except OSError as error:
+            self.error = error
+            self._records.clear()
+            _log.error("the capture %s ends after %d frames: %s", self.path, self.frames, error.strerror)
+
+    def close(self) -> None:
+        """Write what is left and close the file; safe to call twice."""
+        for tap in self._taps:
+            tap.remove()
+        self._taps.clear()
+        if self._ending.is_set():
+            return
+        self._ending.set()
+        self._thread.join()
+        with contextlib.suppress(OSError):
+            self._file.close()
