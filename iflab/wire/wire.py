@@ -22,7 +22,7 @@ from typing import Any
 from iflab.net.clock import Clock, Timer
 from iflab.net.ifnet import FRAME_MAX, FRAME_MIN
 from iflab.net.mbuf import PKTHDR, Mbuf, mbuf
-from iflab.net.offload import ACCEPTS_ALL, is_unfinished
+from iflab.net.offload import is_unfinished
 from iflab.net.packet import octets_of
 
 from .frame import Frame, load_scapy
@@ -424,15 +424,12 @@ class Wire:
         return straight
 
     def _accepts(self, end: End) -> int:
-        """What may be left undone on the frames of ``end``: what every receiver takes, and nothing if Python looks."""
-        others = [other for other in self.ends.values() if other is not end]
-        if not others or any(not tap.whole for tap in self.taps):
+        """What may be left undone on the frames of ``end``: what the receiver takes; nothing if Python looks, or on a hub."""
+        if len(self.ends) != 2 or any(not tap.whole for tap in self.taps):
             return 0
-        accepts = ACCEPTS_ALL
-        for other in others:
-            takes = getattr(other.port, "takes", None)
-            accepts &= 0 if takes is None or self._hooks_towards(other.port) else takes(end.port)
-        return accepts
+        port = next(other.port for other in self.ends.values() if other is not end)
+        takes = getattr(port, "takes", None)
+        return 0 if takes is None or self._hooks_towards(port) else int(takes(end.port))
 
     def _hooks_towards(self, port: Port) -> list[Hook]:
         return [hook for hook in self.hooks if hook.towards is None or hook.towards is port]
