@@ -179,7 +179,7 @@ class Host:
         if not isinstance(nic, TapNic):
             raise LabError(f"{driver!r} is no driver for a NIC; derive it from iflab.drivers.TapNic")
         self.lab.wait_for_closers()
-        with self.lab.lock:
+        with self.lab.lock, self.netns.entered():
             if self.vnet.ifunit(name) is not None:
                 raise LabError(
                     f"{self.name} has a NIC {name} already; choose another name, such as {self._free(name)}"

@@ -23,7 +23,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
@@ -50,6 +50,9 @@ _numbers = itertools.count()
 
 LINK_PATIENCE = 1.0
 """Seconds that plugging waits for the kernels to see their links; a NIC that is late is no error."""
+
+BUILD_PATIENCE = 30.0
+"""Seconds that ``building`` waits at its end."""
 
 CLOSERS = 32
 """File descriptors of TAPs closed at once: the kernel makes each closer wait, all at the same time."""
@@ -93,6 +96,7 @@ class Lab:
         self._closers: list[threading.Thread] = []
         self._timers: list[Timer] = []
         self._group_numbers = {"": 0}
+        self._building = 0
         self._closed = False
         self._old_sigterm: Any = None
         with contextlib.ExitStack() as undo:  # what was built goes again if a later step fails
@@ -185,7 +189,8 @@ class Lab:
                 raise LabError(f"there is a host {name} already; choose another name")
             netns = Netns.create(name)
             try:
-                stack = LinuxStack(netns, self.engine.now)
+                with netns.entered():
+                    stack = LinuxStack(netns, self.engine.now)
                 vnet = self.kernel.vnet_alloc(name, stack)
                 stack.vnet = vnet
                 stack.group_number = self.group_number
@@ -281,7 +286,32 @@ class Lab:
             for capture in self._captures:
                 capture.listen(wire)
             wire.on_change = lambda wire, what: self.log(f"{wire.name}: {what}")
-        self._wait_operational(wire.ends, LINK_PATIENCE)
+        if not self._building:
+            self._wait_operational(wire.ends, LINK_PATIENCE)
+
+    @contextlib.contextmanager
+    def building(self) -> Iterator[None]:
+        """Plug many cables in a ``with`` block, and wait for all their links together at its end.
+
+        Kernels take some 10 ms to see a link: one after another that adds up. What
+        takes longer than a second is told as it goes on.
+        """
+        began = told = time.monotonic()
+        self._building += 1
+        try:
+            yield
+        finally:
+            self._building -= 1
+        while not self._building:
+            waiting = self._wait_operational(self._nics(), LINK_PATIENCE)
+            if not waiting or time.monotonic() > began + BUILD_PATIENCE:
+                return
+            if time.monotonic() > told + 1:
+                told = time.monotonic()
+                self.log(f"{len(self.hosts)} hosts; {len(waiting)} links are still to come")
+
+    def _nics(self) -> list[Any]:
+        return [ifp.if_softc for host in self.hosts.values() for ifp in host.vnet.ifnets()]
 
     @staticmethod
     def _port(thing: Ifnet | Port) -> Port:
@@ -306,8 +336,7 @@ class Lab:
 
         Raises ``TimeoutError`` naming those that do not.
         """
-        nics = [ifp.if_softc for host in self.hosts.values() for ifp in host.vnet.ifnets()]
-        waiting = self._wait_operational(nics, timeout)
+        waiting = self._wait_operational(self._nics(), timeout)
         if waiting:
             raise TimeoutError(f"no link after {timeout:g} s: {', '.join(nic.name for nic in waiting)}")
 
@@ -461,6 +490,8 @@ class Lab:
         """
         fds = []
         for vnet in list(self.kernel.vnets):
+            if isinstance(vnet.stack, LinuxStack):
+                vnet.stack.closing = True
             for ifp in vnet.ifnets():
                 nic = ifp.if_softc
                 if isinstance(nic, TapNic) and nic.tap.fd >= 0:

@@ -22,7 +22,7 @@ import logging
 import select
 import socket
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from iflab.addresses import address_ioctl, prefixlen
@@ -90,6 +90,7 @@ _LOCAL_ROUTE = 2
 _SHOWN_ROUTES = (1, 2, 6, 7, 8)
 """Unicast, local, blackhole, unreachable and prohibit; not broadcast, anycast and multicast."""
 
+_AGREEABLE = frozenset({"newlink", "newaddr", "deladdr", "newmaddr", "delmaddr"})
 _LOOKS = 10
 """How often ``lab.check()`` looks again while the kernel still tells of changes."""
 _PATIENCE = 0.05
@@ -145,11 +146,13 @@ class LinuxStack(Stack):
         self._nics: dict[int, Ifnet] = {}
         self._groups: dict[Ifnet, dict[tuple[AddressFamily, str], Ifmultiaddr]] = {}
         self._groups_read = -1.0
+        self._routes: list[Route] = []
+        """As the present walk found them."""
+        self.closing = False
+        """The lab ends, and the kernel takes everything away by itself: do not ask it to."""
         self._loopback_routes: dict[tuple[bytes, int], Rtentry] = {}
         self._applying = False
-        sysctl(
-            netns, "net.ipv6.conf.all.accept_dad", 0
-        )  # an address is usable at once: nobody else is on the wire
+        # An address is usable at once: nobody else is on the wire.
         sysctl(netns, "net.ipv6.conf.default.accept_dad", 0)
         with Netlink(netns) as netlink:
             netlink.link_set(1, up=True)
@@ -335,14 +338,21 @@ class LinuxStack(Stack):
 
     def rt_walktree(self, family: AddressFamily, fib: int) -> Iterable[Rtentry]:
         """The kernel's routes of that table that lead through an interface of ours."""
-        if family not in (AddressFamily.INET, AddressFamily.INET6):
-            return
-        wanted = socket.AF_INET if family is AddressFamily.INET else socket.AF_INET6
+        if family not in (AddressFamily.INET, AddressFamily.INET6) or self.closing:
+            return ()
+        if family is AddressFamily.INET and fib == 0:  # a walk over all families and tables begins here
+            self._routes = self._read_routes()
+        return self._entries(family, fib, self._routes) if self._routes else ()
+
+    def _read_routes(self) -> list[Route]:
         with Netlink(self.netns) as netlink:
-            rows = netlink.routes(table=self._table(fib))
+            return netlink.routes()
+
+    def _entries(self, family: AddressFamily, fib: int, rows: list[Route]) -> Iterator[Rtentry]:
+        wanted = socket.AF_INET if family is AddressFamily.INET else socket.AF_INET6
         for row in rows:
             ifp = self._nics.get(row.oif)
-            if row.family == wanted and ifp is not None:
+            if row.family == wanted and row.table == self._table(fib) and ifp is not None:
                 any_address = "0.0.0.0" if wanted == socket.AF_INET else "::"
                 yield Rtentry(
                     rt_key=_sockaddr(row.dst or any_address),
@@ -424,7 +434,7 @@ class LinuxStack(Stack):
         if made is not None or isinstance(sa, SockaddrDl):
             return made
         found = None
-        for rt in self.rt_walktree(sa.family, fib):
+        for rt in self._entries(sa.family, fib, self._read_routes()):
             mask = rt.rt_mask.value if isinstance(rt.rt_mask, (SockaddrIn, SockaddrIn6)) else 0
             key = rt.rt_key.value if isinstance(rt.rt_key, (SockaddrIn, SockaddrIn6)) else 0
             if sa.value & mask == key & mask and (found is None or mask > found[0]):
@@ -512,6 +522,21 @@ class LinuxStack(Stack):
         with ifp.kernel.curvnet_set(self.vnet):
             ifp.if_vmove(target.vnet)
         target.look(ifp)
+
+    def agrees_with(self, ifp: Ifnet, change: Change) -> bool:
+        """True when a notice says nothing that the ifnet does not say."""
+        record = change.record
+        if isinstance(record, Link):
+            return self.agrees(ifp, record)
+        if isinstance(record, Addr):
+            ifa = self._find(ifp, record.address, record.prefixlen)
+            far = record.peer or record.broadcast
+            there = ifa is not None and (str(ifa.ifa_dstaddr) if ifa.ifa_dstaddr is not None else None) == far
+            return there if change.kind == "newaddr" else ifa is None
+        if isinstance(record, Maddr):
+            held = (_FAMILIES[record.family], record.address) in self._groups.get(ifp, {})
+            return held == (change.kind == "newmaddr")
+        return False
 
     def agrees(self, ifp: Ifnet, link: Link) -> bool:
         """True when a link message says nothing that the ifnet does not say."""
@@ -723,11 +748,7 @@ class Listener:
                 ifp.if_softc.operstate = change.record.operstate
             if ifp in dirty.get(found, ()):
                 continue
-            if (
-                isinstance(change.record, Link)
-                and change.kind == "newlink"
-                and found.agrees(ifp, change.record)
-            ):
+            if change.kind in _AGREEABLE and found.agrees_with(ifp, change):
                 continue
             dirty.setdefault(found, set()).add(ifp)
         for stack, ifps in dirty.items():

@@ -72,6 +72,7 @@ class Monitor:
         self._socket = home.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, 0
         )
+        self._questions = home.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
         self._sequence = 0
         self.has_mcaddr = True
         try:
@@ -89,7 +90,7 @@ class Monitor:
             except OSError:
                 self.has_mcaddr = False
         except BaseException:
-            self._socket.close()
+            self.close()
             raise
 
     def fileno(self) -> int:
@@ -103,14 +104,13 @@ class Monitor:
     def watch(self, netns: Netns) -> int:
         """Hear ``netns`` from now on; return the id by which its changes are marked. Raises ``KernelRefused``."""
         fd = struct.pack("HHI", 8, _NETNSA_FD, netns.fileno())
-        with self._home.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as sock:
-            any_id = struct.pack("HHi", 8, _NETNSA_NSID, -1)
-            try:
-                self._ask(sock, _RTM_NEWNSID, NLM_F_ACK, any_id + fd, netns)
-            except KernelRefused as error:
-                if error.errno != errno.EEXIST:
-                    raise
-            answer = self._ask(sock, _RTM_GETNSID, 0, fd, netns)
+        any_id = struct.pack("HHi", 8, _NETNSA_NSID, -1)
+        try:
+            self._ask(_RTM_NEWNSID, NLM_F_ACK, any_id + fd, netns)
+        except KernelRefused as error:
+            if error.errno != errno.EEXIST:
+                raise
+        answer = self._ask(_RTM_GETNSID, 0, fd, netns)
         offset = 16 + 4
         while offset + 8 <= len(answer):
             length, kind, value = struct.unpack_from("HHi", answer, offset)
@@ -119,11 +119,13 @@ class Monitor:
             offset += (length + 3) & ~3
         raise KernelRefused(errno.ENOENT, f"an id for the namespace {netns.name!r}")
 
-    def _ask(self, sock: socket.socket, kind: int, flags: int, attributes: bytes, netns: Netns) -> bytes:
+    def _ask(self, kind: int, flags: int, attributes: bytes, netns: Netns) -> bytes:
         self._sequence += 1
         body = struct.pack("4x") + attributes
-        sock.send(struct.pack("IHHII", 16 + len(body), kind, NLM_F_REQUEST | flags, self._sequence, 0) + body)
-        answer = sock.recv(8192)
+        self._questions.send(
+            struct.pack("IHHII", 16 + len(body), kind, NLM_F_REQUEST | flags, self._sequence, 0) + body
+        )
+        answer = self._questions.recv(8192)
         got = struct.unpack_from("H", answer, 4)[0]
         code = -struct.unpack_from("i", answer, 16)[0] if got == NLMSG_ERROR else 0
         if code:
@@ -158,5 +160,6 @@ class Monitor:
 
     def close(self) -> None:
         """Stop hearing."""
-        with contextlib.suppress(OSError):
-            self._socket.close()
+        for sock in (self._socket, self._questions):
+            with contextlib.suppress(OSError):
+                sock.close()

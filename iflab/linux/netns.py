@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from types import TracebackType
 
 from .errors import KernelRefused
@@ -20,6 +21,8 @@ from .syscalls import CLONE_NEWNET, setns, unshare
 __all__ = ["Netns"]
 
 _OWN = "/proc/thread-self/ns/net"
+_inside = threading.local()
+"""``netns``: the namespace that the thread has entered; to enter it again takes nothing."""
 
 
 def _open_own() -> int:
@@ -29,19 +32,24 @@ def _open_own() -> int:
 class _Entered:
     """The calling thread is inside, until the end of the ``with`` block."""
 
-    __slots__ = ("_back", "_netns")
+    __slots__ = ("_back", "_netns", "_outer")
 
     def __init__(self, netns: Netns) -> None:
         self._netns = netns
         self._back = -1
+        self._outer: Netns | None = None
 
     def __enter__(self) -> None:
+        self._outer = getattr(_inside, "netns", None)
+        if self._outer is self._netns:
+            return
         self._back = _open_own()
         try:
             setns(self._netns.fileno(), CLONE_NEWNET)
         except BaseException:
             os.close(self._back)
             raise
+        _inside.netns = self._netns
 
     def __exit__(
         self,
@@ -49,8 +57,11 @@ class _Entered:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._back < 0:
+            return  # it was inside before
         try:
             setns(self._back, CLONE_NEWNET)
+            _inside.netns = self._outer
         except OSError as error:
             raise SystemError(
                 f"a thread cannot leave the network namespace {self._netns.name!r}: {error.strerror}; "

@@ -424,7 +424,7 @@ class Wire:
         return straight
 
     def _accepts(self, end: End) -> int:
-        """What may be left undone on the frames of ``end``: what the receiver takes; nothing if Python looks, or on a hub."""
+        """What may be left undone on the frames of ``end``: all that the receiver takes; nothing if Python looks."""
         if len(self.ends) != 2 or any(not tap.whole for tap in self.taps):
             return 0
         port = next(other.port for other in self.ends.values() if other is not end)
