@@ -201,10 +201,10 @@ class Host:
             with Netlink(self.netns) as netlink, netlink.batch():
                 for address in interfaces:
                     netlink.addr_add(ifp.if_softc.tap.ifindex, address)
+            for address in interfaces:
+                self.stack.learn_address(ifp, address)
         if up:
             self.vnet.ioctl("SIOCSIFFLAGS", Ifreq(ifp.if_xname, ifr_flags=ifp.if_flags | IFF.UP))
-        if interfaces or up:
-            self.stack.look(ifp)
 
     def _interface(self, address: str) -> str:
         try:

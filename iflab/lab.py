@@ -34,7 +34,19 @@ from iflab.drivers import TapNic
 from iflab.engine import Engine
 from iflab.host import Host, LabError
 from iflab.linux import Keeper, Netns, Tap, ensure_privileges, raise_fd_limit
-from iflab.net import IFF, IFT, Cloner, Ifnet, Kernel, LinkState, Timer, Vnet, arpcom_alloc, arpcom_free
+from iflab.net import (
+    IFF,
+    IFG_ALL,
+    IFT,
+    Cloner,
+    Ifnet,
+    Kernel,
+    LinkState,
+    Timer,
+    Vnet,
+    arpcom_alloc,
+    arpcom_free,
+)
 from iflab.stack import LinuxStack, Listener
 from iflab.wire import Cable, Port, Segment, Wire
 
@@ -50,6 +62,9 @@ _numbers = itertools.count()
 
 LINK_PATIENCE = 1.0
 """Seconds that plugging waits for the kernels to see their links; a NIC that is late is no error."""
+
+BUILD_STEP = 25
+"""Wires after which ``building`` reads what the kernel has told."""
 
 BUILD_PATIENCE = 30.0
 """Seconds that ``building`` waits at its end."""
@@ -288,6 +303,9 @@ class Lab:
             wire.on_change = lambda wire, what: self.log(f"{wire.name}: {what}")
         if not self._building:
             self._wait_operational(wire.ends, LINK_PATIENCE)
+        elif len(self.wires) % BUILD_STEP == 0:
+            with self.lock:
+                self._listener.readable()
 
     @contextlib.contextmanager
     def building(self) -> Iterator[None]:
@@ -297,11 +315,15 @@ class Lab:
         takes longer than a second is told as it goes on.
         """
         began = told = time.monotonic()
+        if not self._building:  # the builder reads the kernel's notices itself, many at once
+            self.engine.remove_reader(self._listener.monitor.fileno())
         self._building += 1
         try:
             yield
         finally:
             self._building -= 1
+            if not self._building:
+                self.engine.add_reader(self._listener.monitor.fileno(), self._listener.readable)
         while not self._building:
             waiting = self._wait_operational(self._nics(), LINK_PATIENCE)
             if not waiting or time.monotonic() > began + BUILD_PATIENCE:
@@ -415,6 +437,8 @@ class Lab:
         self.log(f"{getattr(ifp.if_softc, 'name', ifp.if_xname)}: link {state.name.lower()}")
 
     def _groups_changed(self, name: str) -> None:
+        if name in (IFG_ALL, ""):
+            return  # that says nothing about one interface
         here = self.kernel.curvnet
         for vnet in self.kernel.vnets if here is None else (here,):
             if isinstance(vnet.stack, LinuxStack):

@@ -90,7 +90,6 @@ _LOCAL_ROUTE = 2
 _SHOWN_ROUTES = (1, 2, 6, 7, 8)
 """Unicast, local, blackhole, unreachable and prohibit; not broadcast, anycast and multicast."""
 
-_AGREEABLE = frozenset({"newlink", "newaddr", "deladdr", "newmaddr", "delmaddr"})
 _LOOKS = 10
 """How often ``lab.check()`` looks again while the kernel still tells of changes."""
 _PATIENCE = 0.05
@@ -146,6 +145,9 @@ class LinuxStack(Stack):
         self._nics: dict[int, Ifnet] = {}
         self._groups: dict[Ifnet, dict[tuple[AddressFamily, str], Ifmultiaddr]] = {}
         self._groups_read = -1.0
+        """When they were last read from the kernel's lists."""
+        self._groups_heard = 0
+        """Counts what was learned of groups, either way."""
         self._routes: list[Route] = []
         """As the present walk found them."""
         self.closing = False
@@ -272,6 +274,21 @@ class LinuxStack(Stack):
         if ifa is None:
             raise OSError(errno.EADDRNOTAVAIL, f"{ifp.if_xname}: {address} was taken away at once")
         return ifa
+
+    def learn_address(self, ifp: Ifnet, address: str) -> None:
+        """The kernel has just been given ``192.0.2.1/24`` for the interface."""
+        interface = ipaddress.ip_interface(address)
+        v4 = interface.version == 4
+        broadcast = (
+            str(interface.network.broadcast_address) if v4 and interface.network.prefixlen < 31 else None
+        )
+        family = socket.AF_INET if v4 else socket.AF_INET6
+        bits = interface.network.prefixlen
+        if self._find(ifp, str(interface.ip), bits) is None:
+            addr = Addr(
+                ifp.if_softc.tap.ifindex, family, str(interface.ip), bits, broadcast, None, 0, 0, None
+            )
+            self._learn_address(ifp, addr)
 
     def del_address(self, ifp: Ifnet, address: str) -> None:
         """Take an address off. Raises ``ValueError``, EADDRNOTAVAIL."""
@@ -523,20 +540,41 @@ class LinuxStack(Stack):
             ifp.if_vmove(target.vnet)
         target.look(ifp)
 
-    def agrees_with(self, ifp: Ifnet, change: Change) -> bool:
-        """True when a notice says nothing that the ifnet does not say."""
-        record = change.record
-        if isinstance(record, Link):
-            return self.agrees(ifp, record)
+    def apply_change(self, ifp: Ifnet, change: Change) -> None:
+        """Apply a notice of an address or a group that came or went.
+
+        It may be old; then the one that undoes it is on its way.
+        """
+        record, new = change.record, change.kind.startswith("new")
         if isinstance(record, Addr):
             ifa = self._find(ifp, record.address, record.prefixlen)
-            far = record.peer or record.broadcast
-            there = ifa is not None and (str(ifa.ifa_dstaddr) if ifa.ifa_dstaddr is not None else None) == far
-            return there if change.kind == "newaddr" else ifa is None
-        if isinstance(record, Maddr):
-            held = (_FAMILIES[record.family], record.address) in self._groups.get(ifp, {})
-            return held == (change.kind == "newmaddr")
-        return False
+            if not new and ifa is not None:
+                self._forget_address(ifp, ifa)
+            elif new and ifa is None:
+                self._learn_address(ifp, record)
+            elif new and ifa is not None:
+                self._set_far(ifa, record)
+        elif isinstance(record, Maddr):
+            self._groups_heard += 1
+            held, key = self._groups.setdefault(ifp, {}), (_FAMILIES[record.family], record.address)
+            self._applying = True
+            try:
+                if new and key not in held:
+                    held[key] = ifp.if_addmulti(record.address)
+                elif not new and key in held:
+                    if_delmulti_ifma(held.pop(key))
+            finally:
+                self._applying = False
+
+    def _learn_address(self, ifp: Ifnet, addr: Addr) -> None:
+        ifa = ifp.ifa_add(addr.address, _netmask(addr.family, addr.prefixlen), addr.peer or addr.broadcast)
+        ifp.kernel.rtsock.rt_newaddrmsg(ifp, ifa.ifa_addr, ifa.ifa_netmask, True)
+
+    @staticmethod
+    def _set_far(ifa: Ifaddr, addr: Addr) -> None:
+        far = addr.peer or addr.broadcast
+        if far != (str(ifa.ifa_dstaddr) if ifa.ifa_dstaddr is not None else None):
+            ifa.ifa_dstaddr = _sockaddr(far) if far else None
 
     def agrees(self, ifp: Ifnet, link: Link) -> bool:
         """True when a link message says nothing that the ifnet does not say."""
@@ -627,13 +665,9 @@ class LinuxStack(Stack):
             if addr is None:
                 self._forget_address(ifp, ifa)
                 continue
-            far = addr.peer or addr.broadcast
-            if far != (str(ifa.ifa_dstaddr) if ifa.ifa_dstaddr is not None else None):
-                ifa.ifa_dstaddr = _sockaddr(far) if far else None
+            self._set_far(ifa, addr)
         for addr in there.values():
-            far = addr.peer or addr.broadcast
-            ifa = ifp.ifa_add(addr.address, _netmask(addr.family, addr.prefixlen), far)
-            ifp.kernel.rtsock.rt_newaddrmsg(ifp, ifa.ifa_addr, ifa.ifa_netmask, True)
+            self._learn_address(ifp, addr)
 
     # up: groups that programs of the host joined
 
@@ -644,9 +678,9 @@ class LinuxStack(Stack):
         are never told, those of IP only by Linux 6.14 and later: these are read
         from the kernel's lists, at most every 50 ms, for it takes a tenth of one.
         """
-        before = self._groups_read
+        before = self._groups_heard
         self.hear()
-        if self._groups_read != before:
+        if self._groups_heard != before:
             return True
         now = self._now()
         if now - self._groups_read < 0.05:
@@ -663,6 +697,7 @@ class LinuxStack(Stack):
             self._apply_groups(ifp, [maddr for maddr in maddrs if maddr.index == index])
 
     def _apply_groups(self, ifp: Ifnet, maddrs: list[Maddr]) -> None:
+        self._groups_heard += 1
         held = self._groups.setdefault(ifp, {})
         nic: TapNic = ifp.if_softc
         wanted: dict[tuple[AddressFamily, str], None] = {}
@@ -727,6 +762,8 @@ class Listener:
     def readable(self) -> None:
         """Read what was told; runs on the engine's thread with the lock held."""
         dirty: dict[LinuxStack, set[Ifnet]] = {}
+        links: dict[Ifnet, tuple[LinuxStack, Link]] = {}
+        changes: list[tuple[LinuxStack, Ifnet, Change]] = []
         for change in self.monitor.read(limit=500):
             if change.kind == "overflow":
                 self.overflows += 1
@@ -737,20 +774,28 @@ class Listener:
             found = self._stacks.get(change.nsid)
             if found is None or change.record is None:
                 continue
-            if change.kind in ("newroute", "delroute"):
+            if isinstance(change.record, Route):
                 self._route(found, change.record, change.kind == "newroute")
                 continue
-            ifp = None if isinstance(change.record, Route) else found.interface(change.record.index)
+            ifp = found.interface(change.record.index)
             if ifp is None:
                 continue
             self._witness(ifp, change)
-            if isinstance(change.record, Link):  # nothing else changes with it, and nobody asks for it
-                ifp.if_softc.operstate = change.record.operstate
-            if ifp in dirty.get(found, ()):
-                continue
-            if change.kind in _AGREEABLE and found.agrees_with(ifp, change):
-                continue
-            dirty.setdefault(found, set()).add(ifp)
+            if change.kind == "dellink":
+                dirty.setdefault(found, set()).add(ifp)
+            elif isinstance(change.record, Link):
+                ifp.if_softc.operstate = (
+                    change.record.operstate
+                )  # nothing else changes with it, and nobody asks
+                links[ifp] = found, change.record  # the last one counts
+            else:
+                changes.append((found, ifp, change))
+        for ifp, (found, link) in links.items():
+            if not found.agrees(ifp, link):
+                dirty.setdefault(found, set()).add(ifp)
+        for found, ifp, change in changes:
+            if ifp not in dirty.get(found, ()):
+                found.apply_change(ifp, change)
         for stack, ifps in dirty.items():
             stack.refresh(ifp for ifp in ifps if ifp in stack.interfaces())
         self.on_heard()
