@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +181,8 @@ class _Namespaces(Bed):
             netlink.link_set(index, up=True)
 
     def start(self, argv: list[str], **options: Any) -> subprocess.Popen[Any]:
-        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, **options)
+        options.setdefault("stdin", subprocess.DEVNULL)
+        process = subprocess.Popen(argv, **options)
 
         def stop() -> None:
             process.kill()
@@ -279,7 +279,8 @@ class VdeBed(_Namespaces):
             self.undo.callback(shutil.rmtree, folder, ignore_errors=True)
             with home.entered():
                 self.start(
-                    [program, "-s", f"{folder}/ctl", "-t", "em0", "-t", "em1", "-d" * 0 or "-q"][:-1],
+                    [program, "-s", f"{folder}/ctl", "-t", "em0", "-t", "em1"],
+                    stdin=subprocess.PIPE,  # it ends with its standard input
                     stdout=subprocess.DEVNULL,
                 )
             for number in (0, 1):
@@ -354,12 +355,3 @@ def _await_device(netns: Netns, name: str) -> int:
         if time.monotonic() > deadline:
             raise TimeoutError(f"no device {name} in {netns.name} after 5 s")
         time.sleep(0.01)
-
-
-def opened(kinds: list[tuple[str, Any]]) -> Iterator[tuple[str, Bed | Missing]]:
-    """Open each bed, or say what is missing for it."""
-    for name, make in kinds:
-        try:
-            yield name, make()
-        except Missing as error:
-            yield name, error

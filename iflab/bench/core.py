@@ -111,6 +111,15 @@ def figure(
 _Measure = Callable[[Bench], Iterable[Row]]
 
 MEASURES: dict[str, str] = {
+    "tcp": "paths",
+    "tcp_plain": "paths",
+    "udp": "paths",
+    "ping": "paths",
+    "hook": "paths",
+    "capture": "paths",
+    "delay": "paths",
+    "hosts": "scale",
+    "cables": "scale",
     "lookups": "lookups",
     "startup": "program",
 }
