@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import timeit
 from collections.abc import Callable, Iterator
+from functools import partial
 from ipaddress import IPv4Address
 
 from iflab.net import IFF, IFT, Driver, Ifnet, Kernel, Vnet
@@ -35,8 +36,7 @@ def lookups(bench: Bench) -> Iterator[Row]:
         ("ifaof_ifpforaddr", BY_PREFIX_US),
     ):
         ours, (few,) = bench.paired(
-            lambda name=name: _time(_call(large, name), repeats),  # type: ignore[misc]
-            lambda name=name: _time(_call(small, name), repeats),  # type: ignore[misc]
+            partial(_time, _call(large, name), repeats), partial(_time, _call(small, name), repeats)
         )
         row = figure(
             f"{name}, {INTERFACES} interfaces", "µs", ours, target=target, sense="at most", group="look-ups"

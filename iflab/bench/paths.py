@@ -6,6 +6,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from .beds import Bed, CLoopBed, LabBed, ScapyBed, VdeBed, VethBed
@@ -48,7 +49,7 @@ def _against(
     bench.tell(f"{measure}: {', '.join(['iflab', *(name for name, _, _ in there)])}")
     ours, theirs = bench.paired(
         lambda: once(make),
-        *(lambda maker=maker: once(maker) for _, maker, _ in there),  # type: ignore[misc]
+        *(partial(once, maker) for _, maker, _ in there),
     )
     for (name, _, target), values in zip(there, theirs, strict=True):
         yield figure(measure, unit, ours, reference=name, reference_values=values, target=target, sense=sense)

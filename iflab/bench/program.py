@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 
 from .core import Bench, Row, figure
 
@@ -21,7 +22,7 @@ def startup(bench: Bench) -> Iterator[Row]:
         ("import iflab", "import iflab", IMPORT_S),
         ("from iflab import Lab", "from iflab import Lab", None),
     ):
-        values, _ = bench.paired(lambda code=code: _seconds(code))  # type: ignore[misc]
+        values, _ = bench.paired(partial(_seconds, code))
         yield figure(name, "s", values, target=target, sense="at most", group="start")
 
 
