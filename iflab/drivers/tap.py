@@ -115,8 +115,8 @@ def _in_common(frames: list[Mbuf]) -> tuple[bytes, bytes, int]:
     """
     if len(frames) == 1:
         (m,) = frames
-        head = m[PKTHDR : PKTHDR + 14]
-        return head, m[36:44] if head[12:] == _IPV4 else b"", len(m) - PKTHDR
+        head, octets = m[PKTHDR : PKTHDR + 14], len(m) - PKTHDR
+        return head if octets >= 14 else b"", m[36:44] if head[12:] == _IPV4 else b"", octets
     octets = sum(map(len, frames)) - PKTHDR * len(frames)
     heads = set(map(_head, frames))
     head = heads.pop()
@@ -349,31 +349,42 @@ class TapNic(Driver):
     def _straight_to(peer: TapNic, end: End, frames: list[Mbuf], pair: bytes, octets: int) -> None:
         """The second half of ``_express``: what a clean wire and the receiving NIC would do, left out one by one.
 
-        The wire has no hook, delay or cut; ``receive`` is this class's, on a NIC that
-        runs, and all frames are for its MAC; ``if_input`` has no listeners and Linux
-        above it.
+        The wire has no delay or cut, and at most one hook, its gate; ``receive`` is this
+        class's, on a NIC that runs, and all frames are for its MAC; ``if_input`` has no
+        listeners and Linux above it.
         """
-        count = len(frames)
-        for heard in end.listeners:
-            heard(end, frames)
-        flow, ifp = end.flow, peer.ifp
-        flow.sent += count
-        flow.octets += octets
-        flow.delivered += count
-        ifp.if_ipackets += count
-        ifp.if_ibytes += octets
-        if not pair:
-            for m in frames:
-                ifp.if_addrhead.count_input(m)
-        elif (ifa := ifp.if_addrhead.with_octets(pair[4:])) is not None:
-            ifa.ifa_ipackets += count
-            ifa.ifa_ibytes += octets - 14 * count
-        fd, write = peer.tap.fd, os.write
+        fd, write, gate, flow, ifp = peer.tap.fd, os.write, end.gate, end.flow, peer.ifp
+        if gate is None:
+            for heard in end.listeners:
+                heard(end, frames)
+            flow.sent += len(frames)
+            flow.octets += octets
+            flow.delivered += len(frames)
+            passed = frames
+        else:
+            passed = []
         for m in frames:
+            if gate is not None:
+                if end.gate is not gate or not peer._running:  # a hook changed the lab
+                    end.send(m)
+                    continue
+                if not gate(m):
+                    continue
+                passed.append(m)
             try:
                 write(fd, m)
             except OSError as error:
                 peer._write_failed(error)
+        if len(passed) != len(frames):
+            octets = sum(map(len, passed)) - PKTHDR * len(passed)
+        ifp.if_ipackets += len(passed)
+        ifp.if_ibytes += octets
+        if not pair:
+            for m in passed:
+                ifp.if_addrhead.count_input(m)
+        elif (ifa := ifp.if_addrhead.with_octets(pair[4:])) is not None:
+            ifa.ifa_ipackets += len(passed)
+            ifa.ifa_ibytes += octets - 14 * len(passed)
 
     def if_start(self, ifp: Ifnet) -> None:
         """Put what waits in ``if_snd`` on the wire."""

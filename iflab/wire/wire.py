@@ -204,7 +204,7 @@ class Wire:
             self._mute.discard(port)
             self._delays.pop(port, None)
             port.end = None
-            end.send = end._unbound
+            end.unbind()
             self._gone.append(end.flow)
             self._fold()
             self.rebind()
@@ -392,7 +392,7 @@ class Wire:
         def winding(m: Mbuf) -> None:
             self._send(end, m)
 
-        end.straight_to, end.listeners = None, ()
+        end.straight_to, end.gate, end.listeners = None, None, ()
         if len(self.ends) != 2:
             return winding
         other = next(other for other in self.ends.values() if other is not end)
@@ -432,11 +432,11 @@ class Wire:
         flow, port, now, fn = end.flow, other.port, self.clock.now, hook.fn
         receive = port.receive
 
-        def hooked(m: Mbuf) -> None:
+        def gate(m: Mbuf) -> bool:
             length = len(m)
             if not _MBUF_MIN <= length <= _MBUF_MAX or m[0] & 1 or m[1]:
                 winding(m)
-                return
+                return False
             flow.sent += 1
             flow.octets += length - PKTHDR
             flow.in_flight += 1
@@ -445,18 +445,28 @@ class Wire:
                 answer = fn(frame)
             except BaseException as error:
                 self._hook_failed(hook, end, port, m, error)
-                return
-            if (answer is None or answer is True) and frame.is_untouched() and end.send is hooked:
+                return False
+            if (
+                (answer is None or answer is True)
+                and frame._m is m
+                and frame._pkt is None
+                and end.gate is gate
+            ):
                 flow.in_flight -= 1
                 flow.delivered += 1
+                return True
+            for each in self._through_hooks([hook], end, port, m, (frame, answer)):
+                self._after_hooks(end, other, each)
+            return False
+
+        def hooked(m: Mbuf) -> None:
+            if gate(m):
                 try:
                     receive(m)
                 except Exception:
                     self._receive_failed(end, port)
-                return
-            for each in self._through_hooks([hook], end, port, m, (frame, answer)):
-                self._after_hooks(end, other, each)
 
+        end.straight_to, end.gate = port, gate
         return hooked
 
     def _hook_failed(self, hook: Hook, end: End, port: Port, m: Mbuf, error: BaseException) -> None:
