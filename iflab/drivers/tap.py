@@ -276,20 +276,22 @@ class TapNic(Driver):
         fd, read = self.tap.fd, os.read
         frames: list[Mbuf] = []
         take = frames.append
+        settled = False
         try:
             for _ in range(self._appetite):
                 take(read(fd, READ_SIZE))
             self._appetite = min(2 * self._appetite, BUDGET // (len(frames[-1]) + FRAME_WEIGHT))
         except BlockingIOError:
             self._appetite = max(1, len(frames))
-            if self._stale_until and time.monotonic() > self._stale_until:
-                self._stale_until = 0.0
+            settled = bool(self._stale_until) and time.monotonic() > self._stale_until
         except OSError as error:
             if error.errno not in (errno.EBADFD, errno.EIO):
                 raise
             self._loop.remove_reader(fd)  # the device was deleted under us
         if frames:
             self._express(frames)
+        if settled:  # all that was queued before is through
+            self._stale_until = 0.0
 
     def _express(self, frames: list[Mbuf]) -> None:
         """Send what the host sent, in one go as far as every stage would let it pass.
