@@ -184,7 +184,7 @@ def features(host):
     ],
 )
 def test_a_capability_switched_off_is_off_in_the_kernel(pair, command, feature, bits):
-    alice, bob, cable = pair
+    alice, bob, _cable = pair
     em0 = alice.vnet.ifunit("em0")
     before = features(alice)
     assert feature not in before
