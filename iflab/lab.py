@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from iflab.agreement import Disagreement
 from iflab.control import ControlServer, make_private_directory, remove_private_directory
@@ -108,6 +108,7 @@ class Lab:
         self._began = time.monotonic()
         self._macs = itertools.count(1)
         self._captures: list[Capture] = []
+        self._capturing_all: list[Capture] = []
         self._stations: list[Station] = []
         self._sniffers: list[Sniffer] = []
         self._closers: list[threading.Thread] = []
@@ -300,8 +301,9 @@ class Lab:
                 wire.close()
                 raise
             self.wires[wire.name] = wire
-            for capture in self._captures:
-                capture.listen(wire)
+            for capture in self._capturing_all:
+                if not capture.closed:
+                    capture.listen(wire)
             wire.on_change = lambda wire, what: self.log(f"{wire.name}: {what}")
         if not self._building:
             self._wait_operational(wire.ends, LINK_PATIENCE)
@@ -428,13 +430,7 @@ class Lab:
         from iflab.bpf import Sniffer
 
         self._check_open()
-        things: list[Any] = []
-        for place in places:
-            if isinstance(place, Host):
-                things += [ifp for ifp in place.vnet.ifnets() if isinstance(ifp.if_softc, TapNic)]
-            else:
-                things.append(self.place(place) if isinstance(place, str) else place)
-        sniffer = Sniffer(*things, **options)
+        sniffer = Sniffer(*self._places(places), **options)
         with self.lock:
             self._sniffers = [each for each in self._sniffers if not each.closed]
             self._sniffers.append(sniffer)
@@ -457,21 +453,52 @@ class Lab:
         with self.tap(*everywhere, filter=filter, **own) as sniffer:
             return sniffer.sniff(**options)
 
-    def capture(self, path: str | os.PathLike[str]) -> Capture:
-        """Write every frame that is put on any wire, also on those made later, to a file. Raises ``OSError``.
+    def capture(
+        self,
+        path: str | os.PathLike[str] | BinaryIO,
+        *places: Ifnet | Wire | Host | str,
+        filter: str | None = None,
+        snaplen: int | None = None,
+        whole: bool = False,
+    ) -> Capture:
+        """Write what passes to a file: on these NICs and wires, or on every wire, also on those made later.
 
         ``.pcap`` in its name makes plain pcap, all else pcapng, with the cause at
-        every frame that was lost, and what happened in the lab, as comments.
+        every frame that was lost, and what happened in the lab, as comments. See
+        ``Capture`` for the rest. Raises ``OSError``, ``FilterError``.
         """
-        from iflab.capture import Capture
+        from iflab.capture import SNAPLEN, Capture
 
         self._check_open()
-        capture = Capture(path, f"iflab: {self.name}, seed {self.seed}")
+        things = self._places(places)
+        capture = Capture(
+            path,
+            f"iflab: {self.name}, seed {self.seed}",
+            filter=filter,
+            snaplen=SNAPLEN if snaplen is None else snaplen,
+            whole=whole,
+        )
         with self.lock:
-            for wire in self.wires.values():
-                capture.listen(wire)
+            for thing in things or self.wires.values():
+                if isinstance(thing, Wire):
+                    capture.listen(thing)
+                else:
+                    capture.listen_nic(thing)
+            self._captures = [each for each in self._captures if not each.closed]
             self._captures.append(capture)
+            if not things:
+                self._capturing_all.append(capture)
         return capture
+
+    def _places(self, places: Iterable[Ifnet | Wire | Host | str]) -> list[Any]:
+        """NICs and wires as they are given; a host stands for its NICs."""
+        things: list[Any] = []
+        for place in places:
+            if isinstance(place, Host):
+                things += [ifp for ifp in place.vnet.ifnets() if isinstance(ifp.if_softc, TapNic)]
+            else:
+                things.append(self.place(place) if isinstance(place, str) else place)
+        return things
 
     # what the kernel's events do here
 

@@ -21,7 +21,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 from scapy.plist import PacketList
 
-from iflab.drivers import TapNic
+from iflab.drivers import TapNic, listeners_change
 from iflab.net import BpfSide, BpfTap, Ifnet, Mbuf, bpfattach, bpfdetach
 from iflab.net.mbuf import PKTHDR
 from iflab.wire import End, Tap, Wire
@@ -117,14 +117,14 @@ class Sniffer(Inbox):
             if promisc:
                 ifp.ifpromisc(1)
             bpfattach(ifp, tap)
-            _listeners_changed(ifp)
+            listeners_change(ifp)
 
         def undo() -> None:
             with ifp.kernel.giant:
                 if tap not in ifp.if_bpf:
                     return  # it is gone
                 bpfdetach(ifp, tap)
-                _listeners_changed(ifp)
+                listeners_change(ifp)
                 if promisc:
                     ifp.ifpromisc(0)
 
@@ -224,8 +224,3 @@ def _name(place: Ifnet | Wire) -> str:
     if isinstance(place, Wire):
         return place.name
     return place.if_softc.name if isinstance(place.if_softc, TapNic) else place.if_xname
-
-
-def _listeners_changed(ifp: Ifnet) -> None:
-    if isinstance(ifp.if_softc, TapNic):
-        ifp.if_softc.listeners_change()

@@ -143,6 +143,12 @@ _CAPABILITIES = (
 )
 
 
+def listeners_change(ifp: Ifnet) -> None:
+    """Somebody began or ended to listen on ``ifp``: a NIC finishes its frames meanwhile."""
+    if isinstance(ifp.if_softc, TapNic):
+        ifp.if_softc.listeners_change()
+
+
 class TapNic(Driver):
     """An Ethernet NIC. One object is one NIC; ``attach`` makes device and ifnet.
 
