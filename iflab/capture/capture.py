@@ -284,6 +284,9 @@ class Capture:
         except OSError as error:
             self.error = error
             self._records.clear()
+            if isinstance(error, (BrokenPipeError, ConnectionResetError)):
+                _log.info("who read the capture of %d frames has gone", self.frames)
+                return
             _log.error("the capture %s ends after %d frames: %s", self.path, self.frames, error.strerror)
 
     def close(self) -> None:
