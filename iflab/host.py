@@ -13,7 +13,7 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -145,6 +145,8 @@ class Host:
         self.netns = netns
         self.stack = stack
         self.servers: list[Server] = []
+        self.awaited: list[tuple[str, subprocess.Popen[Any]]] = []
+        """Ports that programs were started to listen on, not yet seen."""
 
     def __repr__(self) -> str:
         return f"<Host {self.name}: {', '.join(self.nics) or 'no NIC'}>"
@@ -303,10 +305,34 @@ class Host:
         process.kill()
         process.wait()
 
-    def popen(self, cmd: str | Sequence[str], **popen: Any) -> subprocess.Popen[Any]:
-        """Start a program that dies with the lab; ``popen`` goes to ``subprocess.Popen``. Raises as that does."""
+    def popen(
+        self, cmd: str | Sequence[str], *, listens: str | Iterable[str] = (), **popen: Any
+    ) -> subprocess.Popen[Any]:
+        """Start a program that dies with the lab; ``popen`` goes to ``subprocess.Popen``. Raises as that does.
+
+        ``listens`` names ports that it will listen on, ``"tcp/80"`` or ``"udp/67"``:
+        ``lab.wait_ready`` waits for them.
+        """
+        ports = [listens] if isinstance(listens, str) else list(listens)
+        for port in ports:
+            _check_port(port)
         argv = ["/bin/sh", "-c", cmd] if isinstance(cmd, str) else list(cmd)
-        return self.lab.keeper.spawn(self.netns, argv, hostname=self.name, **popen)
+        process = self.lab.keeper.spawn(self.netns, argv, hostname=self.name, **popen)
+        self.awaited += [(port, process) for port in ports]
+        return process
+
+    def listening(self) -> set[str]:
+        """Ports that programs of this host listen on: ``"tcp/80"``, ``"udp/67"``, both families together."""
+        found = set()
+        with self.netns.entered():
+            for table, state in (("tcp", "0A"), ("tcp6", "0A"), ("udp", "07"), ("udp6", "07")):
+                with contextlib.suppress(FileNotFoundError), open(f"/proc/thread-self/net/{table}") as lines:
+                    next(lines)
+                    for line in lines:
+                        words = line.split()
+                        if words[3] == state:
+                            found.add(f"{table[:3]}/{int(words[1].rpartition(':')[2], 16)}")
+        return found
 
     def socket(
         self, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM, proto: int = 0
@@ -442,3 +468,9 @@ def _await_reply(sock: socket.socket, v6: bool, identifier: int, sequence: int, 
             if (kind, got_id, got_sequence) == wanted:
                 return True
     return False
+
+
+def _check_port(text: str) -> None:
+    protocol, _, number = text.partition("/")
+    if protocol not in ("tcp", "udp") or not number.isdigit() or not 0 < int(number) < 65536:
+        raise LabError(f"{text!r} is no port; write tcp/80 or udp/67")

@@ -23,7 +23,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -33,7 +33,7 @@ from iflab.control import ControlServer, make_private_directory, remove_private_
 from iflab.drivers import TapNic
 from iflab.engine import Engine
 from iflab.host import Host, LabError
-from iflab.linux import Keeper, Netns, Tap, ensure_privileges, raise_fd_limit
+from iflab.linux import Keeper, Netns, Tap, ensure_privileges, open_tun, raise_fd_limit
 from iflab.net import (
     IFF,
     IFG_ALL,
@@ -53,6 +53,7 @@ from iflab.wire import Cable, Port, Segment, Wire
 if TYPE_CHECKING:
     from iflab.bpf import Sniffer
     from iflab.capture import Capture
+    from iflab.expect import Expectations
     from iflab.wire import Station
 
 __all__ = ["Lab", "LabError"]
@@ -111,6 +112,9 @@ class Lab:
         self._capturing_all: list[Capture] = []
         self._stations: list[Station] = []
         self._sniffers: list[Sniffer] = []
+        self._expectations: Expectations | None = None
+        self.patience = 1.0
+        """Multiplies the time that expectations and ``wait_ready`` wait: more than 1 on a slow machine."""
         self._closers: list[threading.Thread] = []
         self._timers: list[Timer] = []
         self._group_numbers = {"": 0}
@@ -119,6 +123,7 @@ class Lab:
         self._old_sigterm: Any = None
         with contextlib.ExitStack() as undo:  # what was built goes again if a later step fails
             ensure_privileges()
+            os.close(open_tun())
             raise_fd_limit()
             self.kernel = Kernel()
             self.kernel.if_register_com_alloc(IFT.ETHER, arpcom_alloc, arpcom_free)
@@ -301,6 +306,8 @@ class Lab:
                 wire.close()
                 raise
             self.wires[wire.name] = wire
+            if self._expectations is not None:
+                self._expectations.history.listen(wire)
             for capture in self._capturing_all:
                 if not capture.closed:
                     capture.listen(wire)
@@ -365,6 +372,101 @@ class Lab:
         waiting = self._wait_operational(self._nics(), timeout)
         if waiting:
             raise TimeoutError(f"no link after {timeout:g} s: {', '.join(nic.name for nic in waiting)}")
+
+    def wait_ready(self, timeout: float = 5.0, listening: Mapping[Host, Iterable[str]] | None = None) -> None:
+        """Wait until the lab can be used: links, addresses (duplicate address detection over), daemons.
+
+        Daemons are those that ``host.popen`` was told the ports of, and the ports in
+        ``listening``. ``patience`` multiplies the timeout. Raises ``TimeoutError``
+        naming what is not ready, ``LabError`` when a daemon has ended or an
+        address turned out to be somebody else's.
+        """
+        deadline = time.monotonic() + timeout * self.patience
+        wanted = {host: set(ports) for host, ports in (listening or {}).items()}
+        self.wait_links(max(0.01, deadline - time.monotonic()))
+        while missing := self._not_ready(wanted):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not ready after {timeout * self.patience:g} s: {', '.join(missing)}")
+            time.sleep(0.005)  # nobody tells when a program begins to listen
+
+    def _not_ready(self, wanted: Mapping[Host, set[str]]) -> list[str]:
+        missing: list[str] = []
+        for host in tuple(self.hosts.values()):
+            missing += host.stack.unusable_addresses()
+            ports = wanted.get(host, set()) | {port for port, _ in host.awaited}
+            if not ports:
+                continue
+            there = host.listening()
+            missing += [f"{host.name}: nobody listens on {port}" for port in sorted(ports - there)]
+            for port, process in host.awaited:
+                if port not in there and process.poll() is not None:
+                    raise LabError(
+                        f"{host.name}: {process.args!r} ended with status {process.returncode}, "
+                        f"and was to listen on {port}"
+                    )
+        return missing
+
+    # expectations
+
+    def watch(self) -> Expectations:
+        """Keep from now on what passes on every wire, for expectations; a lab's first expectation begins it, too."""
+        from iflab.expect import Expectations, History
+
+        with self.lock:
+            if self._expectations is None:
+                history = History()
+                for wire in self.wires.values():
+                    history.listen(wire)
+                self._expectations = Expectations(history, self._began)
+            self._expectations.scale = self.patience
+            return self._expectations
+
+    def mark(self) -> None:
+        """Expectations look from here on; what was before is no answer to any."""
+        self.watch().mark()
+
+    def expect(
+        self, place: Ifnet | Wire | str, what: Any, within: float = 1.0, direction: str = "both"
+    ) -> Any:
+        """Wait for a frame on a NIC or wire, and return it as a scapy packet; see ``Expectations``.
+
+        ``what`` is an expression of tcpdump, a scapy packet whose set fields count, or a
+        function. The frame may have come since the lab was first watched, or the last
+        ``mark``. Raises ``ExpectationError`` with the nearest miss.
+        """
+        __tracebackhide__ = True
+        return self.watch().expect(self._place(place), what, within, direction)
+
+    def expect_no(
+        self, place: Ifnet | Wire | str, what: Any, within: float = 0.5, direction: str = "both"
+    ) -> None:
+        """Wait all of ``within`` for a frame that must not come, nor have come."""
+        __tracebackhide__ = True
+        self.watch().expect_no(self._place(place), what, within, direction)
+
+    def expect_count(
+        self, place: Ifnet | Wire | str, what: Any, count: int | None = None, **options: Any
+    ) -> list[Any]:
+        """Wait for so many frames: ``count``, ``at_least``, ``at_most``; see ``Expectations``."""
+        __tracebackhide__ = True
+        return self.watch().expect_count(self._place(place), what, count, **options)
+
+    def expect_order(self, place: Ifnet | Wire | str, *whats: Any, **options: Any) -> list[Any]:
+        """Wait for frames one after the other; others may be between them."""
+        __tracebackhide__ = True
+        return self.watch().expect_order(self._place(place), *whats, **options)
+
+    def _place(self, place: Ifnet | Wire | str) -> Ifnet | Wire:
+        return self.place(place) if isinstance(place, str) else place
+
+    def unaccounted(self) -> list[str]:
+        """Wires whose account does not hold: frames that were sent, and are neither delivered, lost nor in flight."""
+        with self.lock:
+            return [
+                f"{wire.name}: {account}"
+                for wire in self.wires.values()
+                if not (account := wire.account()).balances() or not all(account.dropped)
+            ]
 
     def _wait_operational(self, nics: Iterable[Any], timeout: float) -> list[TapNic]:
         """Wait for the kernel to use these NICs; return those that it does not use in time."""

@@ -95,6 +95,9 @@ _PATIENCE = 0.4
 """Seconds for which a difference must stay before ``lab.check()`` names it: some notices take the kernel time."""
 
 _MAIN, _LOCAL = 254, 255
+_DADFAILED, _TENTATIVE = 0x08, 0x40
+"""Flags of addresses (linux/if_addr.h)."""
+
 _LINUX_UP, _LINUX_NOARP, _LINUX_PROMISC, _LINUX_ALLMULTI = 0x1, 0x80, 0x100, 0x200
 _LINUX_MULTICAST = 0x1000
 _COMMON = (IFG_ALL, "tap", "em", "")
@@ -501,6 +504,24 @@ class LinuxStack(Stack):
             self._apply_addrs(ifp, mine)
             self._apply_groups(ifp, joined)
             self._note(ifp)
+
+    def unusable_addresses(self) -> list[str]:
+        """Addresses of NICs with a link that nobody can use yet: the kernel still asks whether they are free.
+
+        Raises ``OSError`` (EADDRINUSE) for one that is somebody else's (RFC 4862, 5.4).
+        """
+        found = []
+        with Netlink(self.netns) as netlink:
+            addrs = netlink.addrs()
+        for addr in addrs:
+            ifp = self._nics.get(addr.index)
+            if ifp is None or not addr.flags & (_TENTATIVE | _DADFAILED) or ifp.if_softc.operstate != "UP":
+                continue
+            what = f"{ifp.if_softc.name} {addr.address}"
+            if addr.flags & _DADFAILED:
+                raise OSError(errno.EADDRINUSE, f"{what} is somebody else's, too")
+            found.append(f"{what} is tentative")
+        return found
 
     def disagreements(self) -> list[Difference]:
         """Compare every ifnet with the kernel's own account of its netdev; nothing is applied."""

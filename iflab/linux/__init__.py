@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import InvalidName, KernelRefused, Missing, check_name
 from .limits import raise_fd_limit
 from .netns import Netns
-from .tap import VNET_HDR_LEN, Tap
+from .tap import VNET_HDR_LEN, Tap, open_tun
 from .timerfd import TimerFd
 from .userns import ensure_privileges, in_user_namespace
 
@@ -55,6 +55,7 @@ __all__ = [
     "check_name",
     "ensure_privileges",
     "in_user_namespace",
+    "open_tun",
     "raise_fd_limit",
     "sysctl",
 ]

@@ -57,6 +57,14 @@ def tun_path() -> str:
     return os.environ.get("IFLAB_TUN", "/dev/net/tun")
 
 
+def open_tun() -> int:
+    """Open the clone device. Raises ``Missing`` with the remedy."""
+    try:
+        return os.open(tun_path(), os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise Missing(_no_tun(error)) from error
+
+
 class Tap:
     """One TAP device and its file descriptor, which is non-blocking."""
 
@@ -74,10 +82,7 @@ class Tap:
         """
         check_name(name)
         with netns.entered():  # the device is born where its fd is opened
-            try:
-                fd = os.open(tun_path(), os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-            except OSError as error:
-                raise Missing(_no_tun(error)) from error
+            fd = open_tun()
             try:
                 flags = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR | _IFF_NO_CARRIER
                 try:

@@ -1,0 +1,215 @@
+"""Expectations that wait, and explain themselves when they do not come true."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from scapy.layers.l2 import Ether
+from scapy.packet import Packet
+
+from iflab.net import Ifnet
+from iflab.wire import Wire
+
+from .history import Event, History
+from .pattern import Pattern
+
+__all__ = ["ExpectationError", "Expectations"]
+
+SHOWN = 8
+"""Frames that an explanation shows."""
+
+
+class ExpectationError(AssertionError):
+    """An expectation that did not come true; the text says what was there instead."""
+
+
+class Expectations:
+    """Asks a history, and waits for what is still to come.
+
+    ``scale`` multiplies the time that something has to happen in.
+    """
+
+    def __init__(self, history: History, began: float, scale: float = 1.0) -> None:
+        self.history = history
+        self.began = began
+        self.scale = scale
+        self.start = 0
+        """Number of the event where looking begins."""
+
+    def mark(self) -> None:
+        """From here on; what was before is no answer to any expectation."""
+        self.start = self.history.now
+
+    def expect(self, place: Ifnet | Wire, what: Any, within: float = 1.0, direction: str = "both") -> Packet:
+        """Wait for a frame; it may have come since the lab began, or the last ``mark``. Returns the packet."""
+        __tracebackhide__ = True
+        pattern = Pattern(what)
+        found = self._wait(place, direction, within, lambda fresh: _first(fresh, pattern))
+        if found is None:
+            raise self._error(
+                place, direction, f"no frame {pattern} within {within * self.scale:g} s", [pattern]
+            )
+        return _packet(found)
+
+    def expect_no(self, place: Ifnet | Wire, what: Any, within: float = 0.5, direction: str = "both") -> None:
+        """Wait all of ``within`` for a frame that must not come, nor have come."""
+        __tracebackhide__ = True
+        pattern = Pattern(what)
+        found = self._wait(place, direction, within / self.scale, lambda fresh: _first(fresh, pattern))
+        if found is not None:
+            raise ExpectationError(
+                f"{_name(place)}: there is a frame {pattern}, {found.time - self.began:.6f} s after the start:\n"
+                f"  {_packet(found).summary()}"
+            )
+
+    def expect_count(
+        self,
+        place: Ifnet | Wire,
+        what: Any,
+        count: int | None = None,
+        within: float = 1.0,
+        direction: str = "both",
+        *,
+        at_least: int | None = None,
+        at_most: int | None = None,
+    ) -> list[Packet]:
+        """Wait for so many frames, and return them.
+
+        ``at_least`` alone ends as soon as there are enough. An exact ``count`` and
+        ``at_most`` take all of ``within``: another one could still come.
+        """
+        __tracebackhide__ = True
+        pattern = Pattern(what)
+        low = count if count is not None else at_least or 0
+        high = count if count is not None else at_most
+        if count is None and at_least is None and at_most is None:
+            raise ValueError("expect_count needs count, at_least or at_most")
+
+        found: list[Event] = []
+
+        def decided(fresh: list[Event]) -> bool | None:
+            found.extend(event for event in fresh if pattern.matches(event.octets))
+            return True if (len(found) > high if high is not None else len(found) >= low) else None
+
+        self._wait(place, direction, within, decided)
+        if low <= len(found) and (high is None or len(found) <= high):
+            return [_packet(event) for event in found]
+        wanted = f"{low}" if low == high else f"at least {low}" if high is None else f"{low} to {high}"
+        raise self._error(
+            place,
+            direction,
+            f"{len(found)} frames {pattern} within {within * self.scale:g} s, wanted {wanted}",
+            [pattern],
+        )
+
+    def expect_order(
+        self, place: Ifnet | Wire, *whats: Any, within: float = 1.0, direction: str = "both"
+    ) -> list[Packet]:
+        """Wait for frames one after the other; others may be between them. Returns them."""
+        __tracebackhide__ = True
+        patterns = [Pattern(what) for what in whats]
+        best: list[Event] = []
+
+        def in_order(fresh: list[Event]) -> bool | None:
+            for event in fresh:
+                if len(best) < len(patterns) and patterns[len(best)].matches(event.octets):
+                    best.append(event)
+            return True if len(best) == len(patterns) else None
+
+        if self._wait(place, direction, within, in_order):
+            return [_packet(event) for event in best]
+        missing = patterns[len(best)]
+        before = "".join(
+            f"\n  {number}. {pattern}: {event.time - self.began:.6f} s"
+            for number, (pattern, event) in enumerate(zip(patterns, best, strict=False), 1)
+        )
+        since = best[-1].number + 2 if best else None
+        raise self._error(
+            place,
+            direction,
+            f"number {len(best) + 1} of {len(patterns)} is missing within {within * self.scale:g} s: {missing}{before}",
+            [missing],
+            since,
+        )
+
+    # waiting
+
+    def _wait(
+        self, place: Ifnet | Wire, direction: str, within: float, ask: Callable[[list[Event]], Any]
+    ) -> Any:
+        """Ask of the events at a place, those that are new each time, until there is an answer or the time is over."""
+        if direction not in ("in", "out", "both"):
+            raise ValueError(f"direction is 'in', 'out' or 'both', not {direction!r}")
+        deadline = time.monotonic() + within * self.scale
+        since = self.start
+        while True:
+            upto = self.history.now
+            fresh = [event for event in self.history.at(place, since, direction) if event.number < upto]
+            since = upto
+            if (answer := ask(fresh)) is not None:
+                return answer
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return None
+            with self.history.news:
+                if self.history.now == upto:
+                    self.history.news.wait(left)
+
+    # explaining
+
+    def _error(
+        self,
+        place: Ifnet | Wire,
+        direction: str,
+        text: str,
+        patterns: list[Pattern],
+        since: int | None = None,
+    ) -> ExpectationError:
+        events = list(self.history.at(place, self.start if since is None else since, direction))
+        lines = [f"{_name(place)}: {text}"]
+        pattern = patterns[0]
+        misses = [(pattern.miss(event.octets), event) for event in events]
+        misses = [each for each in misses if each[0][1]]
+        if misses:
+            (_, wrong), nearest = max(misses, key=lambda each: (each[0][0], each[1].number))
+            lines.append(f"the nearest, {nearest.time - self.began:.6f} s after the start:")
+            lines.append(f"  {_packet(nearest).summary()}")
+            lines += [f"    {line}" for line in wrong]
+        if not events:
+            lines.append("no frame at all passed there")
+        else:
+            lines.append(
+                f"{len(events)} frames passed there" + (", the last:" if len(events) > SHOWN else ":")
+            )
+            lines += [
+                f"  {event.time - self.began:9.6f} s  {event.src}  {_packet(event).summary()}"
+                for event in events[-SHOWN:]
+            ]
+        lost: dict[str, int] = {}
+        for event in self.history.events(self.start):
+            if event.kind == "lost":
+                lost[f"{event.wire}: {event.cause}"] = lost.get(f"{event.wire}: {event.cause}", 0) + 1
+        if lost:
+            lines.append(
+                "lost meanwhile: " + ", ".join(f"{cause} {number}" for cause, number in lost.items())
+            )
+        if self.history.forgotten:
+            lines.append(f"{self.history.forgotten} older frames are forgotten")
+        return ExpectationError("\n".join(lines))
+
+
+def _first(events: list[Event], pattern: Pattern) -> Event | None:
+    return next((event for event in events if pattern.matches(event.octets)), None)
+
+
+def _packet(event: Event) -> Packet:
+    packet = Ether(event.octets)
+    packet.time = event.time
+    packet.sniffed_on = event.src
+    return packet
+
+
+def _name(place: Ifnet | Wire) -> str:
+    return place.name if isinstance(place, Wire) else str(place.if_softc.name)

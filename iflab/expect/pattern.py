@@ -1,0 +1,154 @@
+"""Patterns of frames, and how near a frame comes to one.
+
+A pattern is an expression of tcpdump, a scapy packet whose set fields count
+(``IP(dst="192.0.2.2") / UDP(dport=53)``), a scapy layer class, or a function of a
+scapy packet.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import scapy.layers.inet
+import scapy.layers.inet6  # noqa: F401 - without it IPv6 is Raw
+from scapy.layers.l2 import Ether
+from scapy.packet import NoPayload, Packet
+
+from iflab.bpf import Filter, FilterError, compile_filter
+
+__all__ = ["Miss", "Pattern"]
+
+Miss = tuple[float, list[str]]
+"""How near a frame came, from 0 to 1, and what was wrong with it, a line each."""
+
+
+class Pattern:
+    """What a frame should be. Raises ``FilterError``, and ``TypeError`` for what is no pattern."""
+
+    def __init__(self, what: str | Packet | type | Callable[[Packet], Any] | Pattern) -> None:
+        if isinstance(what, Pattern):
+            what = what.what
+        self.what: str | Packet | type | Callable[[Packet], Any] = what
+        self._filter: Filter | None = None
+        self._parts: list[tuple[str, Filter]] = []
+        if isinstance(what, str):
+            self._filter = compile_filter(what)
+            for part in _conjuncts(what):
+                try:
+                    self._parts.append((part, compile_filter(part)))
+                except FilterError:  # it means something only together with the others
+                    self._parts = []
+                    break
+        elif not isinstance(what, (Packet, type)) and not callable(what):
+            raise TypeError(
+                f"{what!r} is no pattern; give an expression of tcpdump, a scapy packet or a function"
+            )
+
+    def __str__(self) -> str:
+        if isinstance(self.what, str):
+            return self.what or "any frame"
+        if isinstance(self.what, Packet):
+            return _text(self.what)
+        return str(getattr(self.what, "__name__", repr(self.what)))
+
+    def matches(self, octets: bytes) -> bool:
+        """True when a frame is one."""
+        if self._filter is not None:
+            return self._filter(octets)
+        if isinstance(self.what, Packet):
+            return not _differences(self.what, Ether(octets))[1]
+        if isinstance(self.what, type):
+            return self.what in Ether(octets)
+        return bool(self.what(Ether(octets)))  # type: ignore[operator]
+
+    def miss(self, octets: bytes) -> Miss:
+        """How near a frame comes that does not match, and what is wrong with it."""
+        if self._filter is not None:
+            wrong = [part for part, each in self._parts if not each(octets)]
+            right = len(self._parts) - len(wrong)
+            return right / max(1, len(self._parts)), [f"not: {part}" for part in wrong] if right else []
+        if isinstance(self.what, Packet):
+            return _differences(self.what, Ether(octets))
+        return 0.0, []
+
+
+def _conjuncts(expression: str) -> list[str]:
+    """The parts of ``a and b and c``; one part when ``or`` or ``not`` makes it something else."""
+    parts, depth, last = [], 0, 0
+    for token in re.finditer(r"[()\[\]]|\b(?:and|or|not)\b|&&|\|\||!(?!=)", expression):
+        word = token.group()
+        if word in "([":
+            depth += 1
+        elif word in ")]":
+            depth -= 1
+        elif depth == 0 and word in ("or", "||"):
+            return [expression]
+        elif depth == 0 and word in ("and", "&&"):
+            parts.append(expression[last : token.start()].strip())
+            last = token.end()
+    return [*parts, expression[last:].strip()]
+
+
+def _layers(packet: Packet) -> list[Packet]:
+    found = []
+    while packet and not isinstance(packet, NoPayload):
+        found.append(packet)
+        packet = packet.payload
+    return found
+
+
+def _chosen(layer: Packet) -> dict[str, Any]:
+    """The fields that somebody set; scapy sets empty lists itself."""
+    return {name: value for name, value in layer.fields.items() if value is not None and value != []}
+
+
+def _differences(pattern: Packet, packet: Packet) -> Miss:
+    """Layers of ``pattern`` in their order, each with its set fields, looked for in ``packet``."""
+    there = _layers(packet)
+    right = total = 0
+    wrong: list[str] = []
+    for wanted in _layers(pattern):
+        fields = _chosen(wanted)
+        total += 1 + len(fields)
+        place = next((i for i, layer in enumerate(there) if isinstance(layer, type(wanted))), None)
+        if place is None:
+            wrong.append(f"no {type(wanted).__name__}")
+            continue
+        layer, there = there[place], there[place + 1 :]
+        right += 1
+        for name, value in fields.items():
+            found = layer.getfieldval(name)
+            if _equal(wanted, layer, name, value, found):
+                right += 1
+            else:
+                wrong.append(
+                    f"{type(wanted).__name__}.{name} is {_shown(layer, name, found)}, wanted {_shown(wanted, name, value)}"
+                )
+    return right / max(1, total), wrong
+
+
+def _equal(wanted: Packet, layer: Packet, name: str, value: Any, found: Any) -> bool:
+    if value == found:
+        return True
+    field = wanted.get_field(name)
+    try:
+        return bool(field.any2i(wanted, value) == field.any2i(layer, found))
+    except Exception:  # a field that cannot be read so is another
+        return False
+
+
+def _shown(layer: Packet, name: str, value: Any) -> str:
+    try:
+        return str(layer.get_field(name).i2repr(layer, value))
+    except Exception:  # scapy's fields print what they can
+        return repr(value)
+
+
+def _text(packet: Packet) -> str:
+    parts = []
+    for layer in _layers(packet):
+        fields = ", ".join(f"{name}={_shown(layer, name, value)}" for name, value in _chosen(layer).items())
+        parts.append(f"{type(layer).__name__}({fields})")
+    return " / ".join(parts)

@@ -1,0 +1,198 @@
+"""The pytest plug-in: a fresh lab per test, and what is kept of it when the test fails.
+
+Fixtures ``lab`` and ``iflab_params``; the marker ``iflab(seed=, capture=, check=)``;
+options ``--iflab-seed``, ``--iflab-slow``, ``--iflab-capture``, ``--iflab-require``.
+Nothing of iflab is imported before a test asks for a lab.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from iflab import Lab
+
+__all__ = ["iflab_params", "lab"]
+
+_LAB = pytest.StashKey["_Kept"]()
+_CAPTURES = ("failed", "always", "never")
+
+
+class _Kept:
+    """What is kept of a test's lab."""
+
+    def __init__(self, lab: Lab, folder: Path, capture: str, check: bool) -> None:
+        self.lab = lab
+        self.folder = folder
+        self.capture_mode = capture
+        self.check = check
+        self.events: list[str] = []
+        self.capture: Any = None
+        if capture != "never":
+            folder.mkdir(parents=True, exist_ok=True)
+            self.capture = lab.capture(folder / "lab.pcapng", whole=True)
+        lab.on_log = lambda seconds, text: self.events.append(f"{seconds:9.3f} s  {text}")
+        lab.watch()
+
+    def write(self) -> list[Path]:
+        """Write capture, ladder and events, and return their paths."""
+        from iflab.expect import ladder
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        found = []
+        if self.capture is not None:
+            self.capture.close()
+            found.append(self.folder / "lab.pcapng")
+        expectations = self.lab.watch()
+        for name, text in (
+            ("ladder.txt", ladder(expectations.history.events(), expectations.began)),
+            ("events.txt", "".join(f"{line}\n" for line in self.events)),
+        ):
+            path = self.folder / name
+            path.write_text(text)
+            found.append(path)
+        return found
+
+    def drop(self) -> None:
+        """The test has passed."""
+        if self.capture is not None:
+            self.capture.close()
+            if self.capture_mode != "always":
+                (self.folder / "lab.pcapng").unlink(missing_ok=True)
+                if not any(self.folder.iterdir()):
+                    self.folder.rmdir()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of the command line."""
+    group = parser.getgroup("iflab", "network labs")
+    group.addoption("--iflab-seed", type=int, metavar="N", help="Decides every random choice of every lab.")
+    group.addoption(
+        "--iflab-slow",
+        type=float,
+        default=1.0,
+        metavar="FACTOR",
+        help="Multiplies the time that expectations and wait_ready wait, for a slow machine.",
+    )
+    group.addoption(
+        "--iflab-capture",
+        choices=_CAPTURES,
+        default="failed",
+        help="When the capture of a test's lab is kept (default: failed).",
+    )
+    group.addoption(
+        "--iflab-require",
+        action="store_true",
+        help="Fail tests where no lab can run, instead of skipping them.",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tell of the marker; refuse options that mean nothing."""
+    config.addinivalue_line(
+        "markers",
+        "iflab(seed=None, capture='failed', check=True): the lab of this test: its seed; when its capture is kept "
+        "(failed, always, never); whether every NIC is compared with the kernel's account at the end",
+    )
+    if config.getoption("--iflab-slow") <= 0:
+        raise pytest.UsageError("--iflab-slow is a factor above 0")
+
+
+_WORDS = {"seed", "capture", "check"}
+
+
+def _marked(item: pytest.Item) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for marker in reversed(list(item.iter_markers("iflab"))):  # the nearest has the last word
+        if marker.args or set(marker.kwargs) - _WORDS:
+            wrong = ", ".join([*map(repr, marker.args), *sorted(set(marker.kwargs) - _WORDS)])
+            raise pytest.UsageError(
+                f"{item.nodeid}: @pytest.mark.iflab takes {', '.join(sorted(_WORDS))}, not {wrong}"
+            )
+        found |= marker.kwargs
+    if isinstance(found.get("capture"), bool):
+        found["capture"] = "always" if found["capture"] else "never"
+    if found.get("capture", "failed") not in _CAPTURES:
+        raise pytest.UsageError(
+            f"{item.nodeid}: capture is one of {', '.join(_CAPTURES)}, not {found['capture']!r}"
+        )
+    return found
+
+
+@pytest.fixture
+def iflab_params(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Arguments for the test's ``Lab``; override it for labs of your own kind."""
+    seed = _marked(request.node).get("seed")
+    return {"seed": seed if seed is not None else request.config.getoption("--iflab-seed")}
+
+
+@pytest.fixture
+def lab(request: pytest.FixtureRequest, iflab_params: dict[str, Any], tmp_path: Path) -> Iterator[Lab]:
+    """A fresh lab, gone with the test.
+
+    At its end every frame must be accounted for, and every NIC agree with the kernel.
+    """
+    from iflab import Lab, Missing
+
+    marked = _marked(request.node)
+    config = request.config
+    try:
+        fresh = Lab(**iflab_params)
+    except Missing as error:
+        if config.getoption("--iflab-require"):
+            raise
+        pytest.skip(f"no lab runs here: {error}")
+    with fresh:
+        fresh.patience = config.getoption("--iflab-slow")
+        kept = _Kept(
+            fresh,
+            tmp_path / "iflab",
+            marked.get("capture", config.getoption("--iflab-capture")),
+            marked.get("check", True),
+        )
+        request.node.stash[_LAB] = kept
+        yield fresh
+        try:
+            _at_the_end(kept)
+        except BaseException:
+            if _LAB in request.node.stash:
+                kept.write()
+            raise
+        if _LAB in request.node.stash:
+            kept.drop()
+            del request.node.stash[_LAB]
+
+
+def _at_the_end(kept: _Kept) -> None:
+    """Every frame is accounted for, and every NIC agrees with the kernel."""
+    if kept.lab.closed:
+        return
+    wrong = kept.lab.unaccounted()
+    if wrong:
+        pytest.fail("frames that are not accounted for:\n  " + "\n  ".join(wrong), pytrace=False)
+    if kept.check:
+        kept.lab.check()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, None]:
+    """Keep what a failed test's lab has seen, and name it in the failure."""
+    outcome = yield
+    report = outcome.get_result()
+    kept = item.stash.get(_LAB, None)
+    if kept is None or not report.failed:
+        return
+    del item.stash[_LAB]
+    try:
+        paths = kept.write() if call.when == "call" else sorted(kept.folder.iterdir())
+    except Exception as error:  # a full disk must not hide why the test failed
+        report.sections.append(("iflab", f"nothing could be kept of the lab: {error}"))
+        return
+    lines = [f"the lab {kept.lab.name}, seed {kept.lab.seed} (--iflab-seed={kept.lab.seed}), left:"]
+    here = Path.cwd()
+    lines += [str(path.relative_to(here) if path.is_relative_to(here) else path) for path in paths]
+    report.sections.append(("iflab", "\n".join(lines)))

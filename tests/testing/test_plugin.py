@@ -1,0 +1,272 @@
+"""The pytest plug-in, run as its users run it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+PAIR = """
+import pytest
+from scapy.layers.inet import ICMP, IP, UDP
+from scapy.layers.l2 import ARP
+
+@pytest.fixture
+def pair(lab):
+    return lab.pair("192.0.2.1/24", "192.0.2.2/24")
+"""
+
+
+def run(pytester, code, *words):
+    """pytest in a process of its own, without what this project's own tests are configured with."""
+    pytester.makepyfile(PAIR + code)
+    return pytester.runpytest_subprocess("-p", "no:cacheprovider", *words)
+
+
+def test_expectations_that_come_true(pytester):
+    done = run(
+        pytester,
+        """
+def test_all(lab, pair):
+    alice, bob, cable = pair
+    alice.ping("192.0.2.2", count=3, interval=0.01)
+    packet = lab.expect("alice:em0", "arp and arp[6:2] == 2", within=1)
+    assert packet[ARP].psrc == "192.0.2.2"
+    assert lab.expect(cable, IP(src="192.0.2.1") / ICMP(type="echo-request"))[IP].dst == "192.0.2.2"
+    lab.expect("bob:em0", ICMP, direction="in")
+    lab.expect("bob:em0", lambda packet: IP in packet and packet[IP].ttl == 64)
+    lab.expect_no(cable, "udp port 53", within=0.05)
+    assert len(lab.expect_count(cable, "icmp[icmptype] == icmp-echo", 3, within=0.1)) == 3
+    lab.expect_count(cable, "icmp", at_least=6)
+    lab.expect_count(cable, "icmp", at_most=6, within=0.05)
+    order = lab.expect_order(cable, "arp[6:2] == 1", "arp[6:2] == 2", ICMP(type=8), ICMP(type=0))
+    assert [packet.time for packet in order] == sorted(packet.time for packet in order)
+    lab.mark()
+    lab.expect_no(cable, "icmp[icmptype] == icmp-echo", within=0.05)
+
+def test_a_frame_that_is_still_to_come(lab, pair):
+    import threading
+    alice, bob, cable = pair
+    threading.Timer(0.1, alice.ping, ("192.0.2.2",)).start()
+    lab.expect("bob:em0", ICMP(type=8), within=5)
+""",
+    )
+    done.assert_outcomes(passed=2)
+
+
+def test_the_nearest_miss_is_shown_field_by_field(pytester):
+    done = run(
+        pytester,
+        """
+def test_pattern(lab, pair):
+    alice, bob, cable = pair
+    alice.ping("192.0.2.2")
+    lab.expect(cable, IP(src="192.0.2.1", dst="192.0.2.9", ttl=64) / ICMP(type="echo-request"), within=0.1)
+
+def test_filter(lab, pair):
+    alice, bob, cable = pair
+    alice.ping("192.0.2.2")
+    lab.expect("alice:em0", "icmp and src host 192.0.2.2 and icmp[icmptype] == icmp-echo", within=0.1)
+
+def test_order(lab, pair):
+    alice, bob, cable = pair
+    alice.ping("192.0.2.2")
+    lab.expect_order(cable, ICMP(type=8), ICMP(type=0), "udp port 53", within=0.1)
+
+def test_count(lab, pair):
+    alice, bob, cable = pair
+    alice.ping("192.0.2.2", count=2, interval=0.01)
+    lab.expect_count(cable, ICMP(type=8), 3, within=0.1)
+
+def test_none(lab, pair):
+    alice, bob, cable = pair
+    alice.ping("192.0.2.2")
+    lab.expect_no(cable, "icmp", within=0.1)
+
+def test_lost(lab, pair):
+    alice, bob, cable = pair
+    cable.add_hook(lambda frame: False)
+    alice.ping("192.0.2.2", timeout=0.3)
+    lab.expect("bob:em0", "arp", within=0.1, direction="in")
+""",
+    )
+    done.assert_outcomes(failed=6)
+    out = done.stdout.str()
+    assert (
+        "cable0: no frame IP(ttl=64, src=192.0.2.1, dst=192.0.2.9) / ICMP(type=echo-request) within 0.1 s"
+        in out
+    )
+    assert "IP.dst is 192.0.2.2, wanted 192.0.2.9" in out
+    assert "not: icmp[icmptype] == icmp-echo" in out or "not: src host 192.0.2.2" in out
+    assert "number 3 of 3 is missing within 0.1 s: udp port 53" in out
+    assert "2 frames ICMP(type=echo-request) within 0.1 s, wanted 3" in out
+    assert "there is a frame icmp, " in out
+    assert re.search(r"lost meanwhile: cable0: hook \d+", out)
+
+
+def test_a_failure_keeps_and_names_capture_ladder_and_events(pytester):
+    done = run(
+        pytester,
+        """
+@pytest.mark.iflab(seed=77)
+def test_it(lab, pair):
+    alice, bob, cable = pair
+    alice.ping("192.0.2.2")
+    cable.cut()
+    lab.expect(cable, "udp", within=0.1)
+
+def test_passes(lab, pair, tmp_path):
+    pair[0].ping("192.0.2.2")
+    print("FOLDER", tmp_path)
+""",
+        "-rP",
+    )
+    done.assert_outcomes(failed=1, passed=1)
+    out = done.stdout.str()
+    assert "seed 77 (--iflab-seed=77)" in out
+    paths = {Path(name).name: Path(name) for name in re.findall(r"^(\S+/iflab/\S+)$", out, re.M)}
+    assert set(paths) == {"lab.pcapng", "ladder.txt", "events.txt"}
+    ladder = paths["ladder.txt"].read_text()
+    assert re.search(r"\|-+>\|  Ether / IP / ICMP 192.0.2.1 > 192.0.2.2 echo-request", ladder)
+    assert re.search(r"\|<-+\|  Ether / IP / ICMP 192.0.2.2 > 192.0.2.1 echo-reply", ladder)
+    assert "cable0: cut" in paths["events.txt"].read_text()
+    read = subprocess.run(
+        ["tshark", "-n", "-r", str(paths["lab.pcapng"]), "-Y", "icmp"], capture_output=True, text=True
+    )
+    assert len(read.stdout.splitlines()) == 2
+    (folder,) = re.findall(r"^FOLDER (\S+)$", out, re.M)
+    assert not (Path(folder) / "iflab").exists()
+
+
+def test_an_account_that_does_not_hold_fails_the_test(pytester):
+    done = run(
+        pytester,
+        """
+def test_it(lab, pair):
+    alice, bob, cable = pair
+    alice.ping("192.0.2.2")
+    cable.history.sent += 1
+
+def test_drift(lab, pair):
+    pair[0].vnet.ifunit("em0").if_mtu = 1400
+
+@pytest.mark.iflab(check=False)
+def test_drift_is_fine(lab, pair):
+    pair[0].vnet.ifunit("em0").if_mtu = 1400
+""",
+    )
+    done.assert_outcomes(passed=3, errors=2)
+    done.stdout.fnmatch_lines(["*frames that are not accounted for:*", "*cable0: Flow(sent=*"])
+    assert "alice:em0: mtu" in done.stdout.str()
+
+
+def test_markers_options_and_params(pytester):
+    done = run(
+        pytester,
+        """
+@pytest.mark.iflab(seed=5, capture="always")
+def test_marked(lab, tmp_path):
+    assert lab.seed == 5
+    assert (tmp_path / "iflab" / "lab.pcapng").exists()
+
+def test_option(lab):
+    assert lab.seed == 9
+    assert lab.patience == 4
+
+class TestOwn:
+    @pytest.fixture
+    def iflab_params(self, iflab_params):
+        return {**iflab_params, "name": "mine"}
+
+    def test_name(self, lab):
+        assert lab.name == "mine"
+""",
+        "--iflab-seed=9",
+        "--iflab-slow=4",
+    )
+    done.assert_outcomes(passed=3)
+
+
+@pytest.mark.parametrize(
+    ("marker", "error"),
+    [
+        ("sed=3", "takes capture, check, seed, not sed"),
+        ("capture='now'", "capture is one of failed, always, never"),
+    ],
+)
+def test_a_wrong_marker_is_told(pytester, marker, error):
+    done = run(pytester, f"@pytest.mark.iflab({marker})\ndef test_it(lab):\n    pass\n")
+
+    assert error in done.stdout.str() + done.stderr.str()
+    assert done.ret != 0
+
+
+def test_in_parallel(pytester):
+    done = run(
+        pytester,
+        """
+@pytest.mark.parametrize("number", range(6))
+def test_it(lab, pair, number):
+    pair[0].ping("192.0.2.2")
+    lab.expect("bob:em0", ICMP)
+""",
+        "-n2",
+    )
+    done.assert_outcomes(passed=6)
+
+
+def test_readiness(pytester):
+    done = run(
+        pytester,
+        """
+from iflab import LabError
+
+def test_ready(lab, pair):
+    alice, bob, cable = pair
+    bob.popen("sleep 0.3; exec python3 -m http.server 80", listens="tcp/80", stderr=-3, stdout=-3)
+    lab.wait_ready(timeout=20)
+    assert "tcp/80" in bob.listening()
+
+def test_late(lab, pair):
+    alice, bob, cable = pair
+    with pytest.raises(TimeoutError, match="not ready after 0.2 s: bob: nobody listens on udp/67"):
+        lab.wait_ready(timeout=0.2, listening={bob: ["udp/67"]})
+
+def test_dead(lab, pair):
+    alice, bob, cable = pair
+    bob.popen("exit 3", listens="udp/67")
+    with pytest.raises(LabError, match="bob: .* ended with status 3, and was to listen on udp/67"):
+        lab.wait_ready()
+
+def test_no_port(lab, pair):
+    with pytest.raises(LabError, match="'67' is no port; write tcp/80 or udp/67"):
+        pair[0].popen("true", listens="67")
+""",
+    )
+    done.assert_outcomes(passed=4)
+
+
+def test_without_a_lab_nothing_is_imported(pytester):
+    pytester.makepyfile(
+        """
+import sys
+
+def test_it():
+    assert "scapy" not in sys.modules
+    assert "iflab.lab" not in sys.modules
+"""
+    )
+    pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:hypothesispytest").assert_outcomes(
+        passed=1
+    )
+
+
+def test_where_no_lab_can_run(pytester, monkeypatch):
+    monkeypatch.setenv("IFLAB_TUN", "/dev/net/nowhere")
+    code = "def test_it(lab):\n    pass\n"
+    run(pytester, code).assert_outcomes(skipped=1)
+    run(pytester, code, "--iflab-require").assert_outcomes(errors=1)
