@@ -50,6 +50,7 @@ from iflab.linux import (
     check_name,
     sysctl,
 )
+from iflab.linux.rename import rename
 from iflab.net import (
     IFF,
     IFG_ALL,
@@ -249,16 +250,7 @@ class LinuxStack(Stack):
             check_name(name)
         except InvalidName as error:
             raise OSError(errno.EINVAL, str(error)) from error
-        try:
-            netlink.link_set(link.index, name=name)
-        except OSError as error:
-            if error.errno != errno.EBUSY:  # Linux before 6.2 renames no device that is up
-                raise
-            netlink.link_set(link.index, up=False)
-            try:
-                netlink.link_set(link.index, name=name)
-            finally:
-                netlink.link_set(link.index, up=True)
+        rename(netlink, link.index, name)
 
     # down: addresses
 

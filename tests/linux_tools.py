@@ -13,6 +13,9 @@ import pytest
 
 from iflab import Host
 
+PATIENCE = float(os.environ.get("IFLAB_PATIENCE", "1"))
+"""By how much longer than on a usual machine the tests wait, for those that are emulated or very busy."""
+
 
 def ip(host: Host, *words: str) -> list[dict[str, Any]]:
     """``ip -j WORDS`` inside a host."""
@@ -38,7 +41,8 @@ def need(program: str, package: str) -> None:
 
 
 def eventually(condition: Callable[[], Any], timeout: float = 5.0) -> Any:
-    """Wait until ``condition()`` is true and return it; fail after ``timeout`` seconds."""
+    """Wait until ``condition()`` is true and return it; fail after ``timeout`` seconds, times ``PATIENCE``."""
+    timeout *= PATIENCE
     deadline = time.monotonic() + timeout
     while True:
         found = condition()

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from ..linux_tools import eventually, link
+from ..linux_tools import PATIENCE, eventually, link
 from .test_cli import IFLAB, iflab
 
 
@@ -97,7 +97,7 @@ def test_monitor_prints_messages_as_they_come_and_ends_with_the_lab(running):
     running.check()
     running.close()
 
-    out, _ = watcher.communicate(timeout=10)
+    out, _ = watcher.communicate(timeout=10 * PATIENCE)
 
     assert watcher.returncode == 0
     for part in (
