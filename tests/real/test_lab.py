@@ -155,14 +155,14 @@ def test_scheduled_calls_happen_in_order_and_in_time(lab):
     done = threading.Event()
     began = time.monotonic()
 
-    lab.at(0.03, lambda: (happened.append(("b", time.monotonic() - began)), done.set()))
-    lab.at(0.01, happened.append, ("a", 0))
-    cancelled = lab.at(0.005, happened.append, ("never", 0))
+    lab.at(0.03 * PATIENCE, lambda: (happened.append(("b", time.monotonic() - began)), done.set()))
+    lab.at(0.01 * PATIENCE, happened.append, ("a", 0))
+    cancelled = lab.at(0.005 * PATIENCE, happened.append, ("never", 0))
     cancelled.cancel()
 
-    assert done.wait(2)
+    assert done.wait(2 * PATIENCE)
     assert [name for name, _ in happened] == ["a", "b"]
-    assert happened[1][1] >= 0.03
+    assert happened[1][1] >= 0.03 * PATIENCE
 
 
 def test_several_labs_in_one_process_know_nothing_of_each_other(lab):

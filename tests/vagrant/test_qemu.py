@@ -283,7 +283,7 @@ class TestBooted:
         assert done.stderr.endswith("bad\n")
 
     def test_the_checkout_is_shared_and_the_disk_forgotten(self, debian):
-        digest = "sha256sum pyproject.toml; ls /root/kept; touch /root/kept"
+        digest = "sha256sum pyproject.toml; ls /srv/kept; touch /srv/kept"
         for _ in range(2):
             done = run("--debian", debian, "run", "sh", "-c", digest)
             assert (
