@@ -6,10 +6,12 @@ import os
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
-from iflab.linux import KernelRefused, Netlink, Netns, Tap, check
+from iflab import Lab
+from iflab.linux import KernelRefused, Netlink, Netns, Tap, check, monitor
 from iflab.linux.features import features
 from iflab.linux.netlink import IFF_UP
 from iflab.linux.rename import rename
@@ -152,3 +154,44 @@ def test_check_as_json_has_them_for_programs(lab):
     rows = json.loads(subprocess.run(program, capture_output=True, text=True, check=True).stdout)
 
     assert {"offload USO", "multicast notices", "rename while up"} <= {row["name"] for row in rows}
+
+
+class TestWithoutNoticesOfGroups:
+    """As on Linux before 6.14, where nobody tells that a program joined."""
+
+    GROUP, MAC = "233.252.0.1", bytes.fromhex("01005e7c0001")
+    MEMBERSHIP = socket.inet_aton(GROUP) + socket.inet_aton("192.0.2.1")
+
+    @pytest.fixture
+    def alice(self, lab, monkeypatch):
+        monkeypatch.setattr(monitor, "_MCADDR_GROUPS", ())
+        with Lab("deaf") as deaf:
+            alice = deaf.host("alice")
+            alice.nic("em0", "192.0.2.1/24")
+            yield alice
+            deaf.check()
+
+    def news(self, alice, times):
+        """Let so many frames to the group arrive at the NIC; return how many it lets through."""
+        em0 = alice.nics["em0"]
+        frame = self.MAC + bytes.fromhex("02000000009988b5") + bytes(46)
+        with alice.lab.lock:
+            return sum(em0.if_softc.accepts(frame[:6]) for _ in range(times))
+
+    def test_a_frame_right_after_the_join_passes(self, alice):
+        for _ in range(3):
+            assert self.news(alice, 1) == 0
+            with alice.socket(socket.AF_INET, socket.SOCK_DGRAM) as program:
+                program.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, self.MEMBERSHIP)
+                assert self.news(alice, 1) == 1
+            alice.lab.check()  # learns that it left; until then the filter may let too much through
+
+    def test_a_flood_of_strange_frames_is_not_looked_into_one_by_one(self, alice, monkeypatch):
+        looks = []
+        look = alice.stack.look_groups
+        monkeypatch.setattr(alice.stack, "look_groups", lambda ifps: (looks.append(1), look(ifps)))
+        began = time.monotonic()
+        assert self.news(alice, 1000) == 0
+
+        took = time.monotonic() - began
+        assert 1 <= len(looks) <= 21 + 50 * took
