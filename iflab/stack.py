@@ -22,6 +22,7 @@ import logging
 import select
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -91,12 +92,10 @@ _LOCAL_ROUTE = 2
 _SHOWN_ROUTES = (1, 2, 6, 7, 8)
 """Unicast, local, blackhole, unreachable and prohibit; not broadcast, anycast and multicast."""
 
-_LOOKS = 10
-"""How often ``lab.check()`` looks again while the kernel still tells of changes."""
 _READS_AT_ONCE, _READS_A_SECOND = 20, 50
 """How often frames that miss the filter may have the groups of a host read, 0.1 ms each: in a burst, and after it."""
-_PATIENCE = 0.05
-"""Seconds that it waits for the kernel to tell."""
+_PATIENCE = 0.4
+"""Seconds for which a difference must stay before ``lab.check()`` names it: some notices take the kernel time."""
 
 _MAIN, _LOCAL = 254, 255
 _LINUX_UP, _LINUX_NOARP, _LINUX_PROMISC, _LINUX_ALLMULTI = 0x1, 0x80, 0x100, 0x200
@@ -830,15 +829,15 @@ class Listener:
 
         What the kernel told only meanwhile is heard, and looked at again.
         """
-        found: list[Difference] = []
-        for _ in range(_LOOKS):
+        patience = time.monotonic() + _PATIENCE
+        while True:
             self.readable()
             for stack in self._stacks.values():
                 stack.look_groups(stack.interfaces())  # memberships of packet sockets are never told
             found = [each for stack in self._stacks.values() for each in stack.disagreements()]
-            if not found or not select.select([self.monitor], [], [], _PATIENCE)[0]:
-                break
-        return found
+            if not found or time.monotonic() > patience:
+                return found
+            select.select([self.monitor], [], [], 0.05)
 
     def _by_inode(self, inode: int | None) -> LinuxStack | None:
         return next((stack for stack in self._stacks.values() if stack.netns.inode == inode), None)

@@ -282,6 +282,7 @@ class VdeBed(_Namespaces):
                     [program, "-s", f"{folder}/ctl", "-t", "em0", "-t", "em1"],
                     stdin=subprocess.PIPE,  # it ends with its standard input
                     stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,  # it complains of every frame for a TAP that is not up
                 )
             for number in (0, 1):
                 index = _await_device(home, f"em{number}")

@@ -64,6 +64,7 @@ from iflab.net import (
     ether_ifattach,
     ether_resolvemulti,
     finish,
+    is_multicast,
     is_unfinished,
 )
 from iflab.wire import End, Port
@@ -104,6 +105,26 @@ class Loop(Protocol):
 _IPV4 = b"\x08\x00"
 _head: Callable[[Mbuf], bytes] = itemgetter(slice(PKTHDR, PKTHDR + 14))
 _ipv4_pair: Callable[[Mbuf], bytes] = itemgetter(slice(36, 44))
+
+
+def _in_common(frames: list[Mbuf]) -> tuple[bytes, bytes, int]:
+    """The Ethernet header that all frames share, their IPv4 source and destination, and their octets.
+
+    Header and addresses are empty where frames differ, or are not IPv4. The loops
+    run inside the interpreter.
+    """
+    if len(frames) == 1:
+        (m,) = frames
+        head, octets = m[PKTHDR : PKTHDR + 14], len(m) - PKTHDR
+        return head if octets >= 14 else b"", m[36:44] if head[12:] == _IPV4 else b"", octets
+    octets = sum(map(len, frames)) - PKTHDR * len(frames)
+    heads = set(map(_head, frames))
+    head = heads.pop()
+    if heads or len(head) != 14:
+        return b"", b"", octets
+    pairs = set(map(_ipv4_pair, frames)) if head[12:] == _IPV4 else set()
+    return head, pairs.pop() if len(pairs) == 1 else b"", octets
+
 
 _CAPABILITIES = (
     IFCAP.RXCSUM
@@ -255,95 +276,117 @@ class TapNic(Driver):
         fd, read = self.tap.fd, os.read
         frames: list[Mbuf] = []
         take = frames.append
+        settled = False
         try:
             for _ in range(self._appetite):
                 take(read(fd, READ_SIZE))
             self._appetite = min(2 * self._appetite, BUDGET // (len(frames[-1]) + FRAME_WEIGHT))
         except BlockingIOError:
             self._appetite = max(1, len(frames))
-            if self._stale_until and time.monotonic() > self._stale_until:
-                self._stale_until = 0.0
+            settled = bool(self._stale_until) and time.monotonic() > self._stale_until
         except OSError as error:
             if error.errno not in (errno.EBADFD, errno.EIO):
                 raise
             self._loop.remove_reader(fd)  # the device was deleted under us
-        if frames and not self._express(frames):
-            count, transmit = self.ifp.if_addrhead.count_output, self.ifp.transmit_mbuf
-            for m in frames:
-                count(m)
-                transmit(m)
+        if frames:
+            self._express(frames)
+        if settled:  # all that was queued before is through
+            self._stale_until = 0.0
 
-    def _express(self, frames: list[Mbuf]) -> bool:
-        """Carry frames straight into the other NIC's TAP, if every stage would let them pass untouched.
+    def _express(self, frames: list[Mbuf]) -> None:
+        """Send what the host sent, in one go as far as every stage would let it pass.
 
-        These are the stages, left out one by one: ``if_transmit`` with an empty,
-        plain ``if_snd`` and a driver that is not busy; ``if_start`` and ``send`` of
-        this class; a wire without hook, tap, delay or cut; ``receive`` of this class
-        on a NIC that runs, all frames for its MAC; ``if_input`` without listeners;
-        Linux above. Returns False, with nothing done, when one of them has a say.
+        First half, the sender's stages: ``if_transmit`` with an empty, plain
+        ``if_snd`` and a driver that is not busy, ``if_start`` and ``send`` of this
+        class. If one of them has a say, frames go one by one. Second half, from the
+        wire on, see ``_straight_to``; else ``end.send`` takes them.
         """
         ifp, end = self.ifp, self.end
-        peer = end.straight_to if end is not None else None
         if (
             end is None
-            or not isinstance(peer, TapNic)
             or self._sends_itself
-            or peer._receives_itself
-            or not peer._running
             or not ifp.plain
-            or not peer.ifp.plain
             or not ifp.if_snd.is_plain()
             or ifp.if_drv_flags & IFF.OACTIVE
             or ifp.if_driver.if_transmit is not None
-            or not peer.ifp.stack.hands_to_driver
         ):
-            return False
-        count = len(frames)
-        if count == 1:
-            m = frames[0]
-            head, addresses, octets = m[PKTHDR : PKTHDR + 14], m[36:44], len(m) - PKTHDR
-        else:  # loops that run inside the interpreter
-            heads, pairs = set(map(_head, frames)), set(map(_ipv4_pair, frames))
-            if len(heads) != 1 or len(pairs) != 1:
-                return False
-            head, addresses, octets = heads.pop(), pairs.pop(), sum(map(len, frames)) - PKTHDR * count
-        if head[:6] != peer._mac or len(head) != 14:
-            return False
-        if (
-            end.accepts != ACCEPTS_ALL
-            and (end.accepts or self._stale_until)
-            and any(map(is_unfinished, frames))
-        ):
-            return False
-        if head[12:] == _IPV4:
-            ip_octets = octets - 14 * count
-            if (ifa := ifp.if_addrhead.with_octets(addresses[:4])) is not None:
-                ifa.ifa_opackets += count
-                ifa.ifa_obytes += ip_octets
-            if (ifa := peer.ifp.if_addrhead.with_octets(addresses[4:])) is not None:
-                ifa.ifa_ipackets += count
-                ifa.ifa_ibytes += ip_octets
+            count, transmit = ifp.if_addrhead.count_output, ifp.transmit_mbuf
+            for m in frames:
+                count(m)
+                transmit(m)
+            return
+        head, pair, octets = _in_common(frames)
+        if pair:
+            if (ifa := ifp.if_addrhead.with_octets(pair[:4])) is not None:
+                ifa.ifa_opackets += len(frames)
+                ifa.ifa_obytes += octets - 14 * len(frames)
         else:
             for m in frames:
                 ifp.if_addrhead.count_output(m)
-                peer.ifp.if_addrhead.count_input(m)
+        if not head or head[0] & 1:
+            ifp.if_omcasts += sum(map(is_multicast, frames))
         ifp.if_obytes += octets
-        ifp.if_opackets += count
-        for heard in end.listeners:
-            heard(end, frames)
-        flow = end.flow
-        flow.sent += count
-        flow.octets += octets
-        flow.delivered += count
-        peer.ifp.if_ipackets += count
-        peer.ifp.if_ibytes += octets
-        fd, write = peer.tap.fd, os.write
+        accepts = end.accepts
+        if accepts != ACCEPTS_ALL and (accepts or self._stale_until) and any(map(is_unfinished, frames)):
+            for m in frames:
+                self.send(m)
+            return
+        ifp.if_opackets += len(frames)
+        peer = end.straight_to
+        if (
+            isinstance(peer, TapNic)
+            and head[:6] == peer._mac
+            and peer._running
+            and not peer._receives_itself
+            and peer.ifp.plain
+            and peer.ifp.stack.hands_to_driver
+        ):
+            self._straight_to(peer, end, frames, pair, octets)
+        else:
+            send = end.send
+            for m in frames:
+                send(m)
+
+    @staticmethod
+    def _straight_to(peer: TapNic, end: End, frames: list[Mbuf], pair: bytes, octets: int) -> None:
+        """The second half of ``_express``: what a clean wire and the receiving NIC would do, left out one by one.
+
+        The wire has no delay or cut, and at most one hook, its gate; ``receive`` is this
+        class's, on a NIC that runs, and all frames are for its MAC; ``if_input`` has no
+        listeners and Linux above it.
+        """
+        fd, write, gate, flow, ifp = peer.tap.fd, os.write, end.gate, end.flow, peer.ifp
+        if gate is None:
+            for heard in end.listeners:
+                heard(end, frames)
+            flow.sent += len(frames)
+            flow.octets += octets
+            flow.delivered += len(frames)
+            passed = frames
+        else:
+            passed = []
         for m in frames:
+            if gate is not None:
+                if end.gate is not gate or not peer._running:  # a hook changed the lab
+                    end.send(m)
+                    continue
+                if not gate(m):
+                    continue
+                passed.append(m)
             try:
                 write(fd, m)
             except OSError as error:
                 peer._write_failed(error)
-        return True
+        if len(passed) != len(frames):
+            octets = sum(map(len, passed)) - PKTHDR * len(passed)
+        ifp.if_ipackets += len(passed)
+        ifp.if_ibytes += octets
+        if not pair:
+            for m in passed:
+                ifp.if_addrhead.count_input(m)
+        elif (ifa := ifp.if_addrhead.with_octets(pair[4:])) is not None:
+            ifa.ifa_ipackets += len(passed)
+            ifa.ifa_ibytes += octets - 14 * len(passed)
 
     def if_start(self, ifp: Ifnet) -> None:
         """Put what waits in ``if_snd`` on the wire."""
@@ -379,7 +422,7 @@ class TapNic(Driver):
             self.ifp.if_iqdrops += 1
         elif len(m) < PKTHDR + 14:
             self.ifp.if_ierrors += 1
-        elif self._accepts_all or self.accepts(m[PKTHDR : PKTHDR + 6]):
+        elif m[PKTHDR : PKTHDR + 6] == self._mac or self.accepts(m[PKTHDR : PKTHDR + 6]):
             self.ifp.if_input_mbuf(m)
         else:
             self.filtered += 1

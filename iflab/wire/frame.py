@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from iflab.net.mbuf import Mbuf, frame_of, mbuf
+from iflab.net.mbuf import PKTHDR, Mbuf, mbuf
 from iflab.net.packet import layers_of, octets_of
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Frame:
         if self._pkt is None:
             if self._raw is None:
                 assert self._m is not None
-                self._raw = frame_of(self._m)
+                self._raw = self._m[PKTHDR:]
             return self._raw
         built = octets_of(self._pkt)
         if self._raw is None or built == self._raw:

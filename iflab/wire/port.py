@@ -90,7 +90,7 @@ class End:
     cable meets nothing but the counters. ``up`` is the carrier at this end.
     """
 
-    __slots__ = ("accepts", "flow", "listeners", "port", "send", "straight_to", "up", "wire")
+    __slots__ = ("accepts", "flow", "gate", "listeners", "port", "send", "straight_to", "up", "wire")
 
     def __init__(self, wire: Wire, port: Port) -> None:
         self.wire = wire
@@ -100,10 +100,17 @@ class End:
         self.send: Callable[[Mbuf], None] = self._unbound
         self.straight_to: Port | None = None
         """The one port that gets every frame at once and untouched; None when something is in the way."""
+        self.gate: Callable[[Mbuf], bool] | None = None
+        """On the straight way stands one hook: ask here for each frame. True: counted as delivered, hand it over;
+        False: the frame was taken care of."""
         self.listeners: tuple[Callable[[End, list[Mbuf]], None], ...] = ()
         """They want to hear what goes straight."""
         self.accepts = 0
         """What may be left undone on a frame (``ACCEPTS_CSUM``, ``ACCEPTS_GSO``); the port does the rest first."""
+
+    def unbind(self) -> None:
+        """Its plug was pulled: nothing goes through it any more."""
+        self.send, self.straight_to, self.gate, self.listeners = self._unbound, None, None, ()
 
     def _unbound(self, m: Mbuf) -> None:
         """Somebody kept an end whose plug was pulled; the wire counts what it loses."""

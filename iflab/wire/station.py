@@ -22,25 +22,17 @@ the station is unplugged then, as by ``close``.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import math
-import os
 import re
-import select
-import threading
 import time
-from collections import deque
 from collections.abc import Iterable
 from ipaddress import IPv6Address, ip_address
 from typing import Any
 
 import scapy.layers.inet
 import scapy.layers.inet6  # noqa: F401 - without it IPv6 is Raw
-from scapy.data import MTU
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet
-from scapy.supersocket import SuperSocket
 
 from iflab.net.clock import Clock
 from iflab.net.ifnet import as_mbuf
@@ -48,6 +40,7 @@ from iflab.net.mbuf import PKTHDR, Mbuf, frame_of
 from iflab.net.offload import is_unfinished
 from iflab.net.packet import fill_in, lacks_ethernet
 
+from .inbox import Heard, Inbox
 from .port import End, WireError
 from .wire import Wire
 
@@ -58,7 +51,7 @@ _log = logging.getLogger("iflab.wire")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
-class Station(SuperSocket):  # type: ignore[misc]
+class Station(Inbox):
     """A scapy socket plugged into a wire.
 
     ``mac`` is the source of frames that name none. At most ``limit`` received
@@ -77,53 +70,31 @@ class Station(SuperSocket):  # type: ignore[misc]
         addresses: Iterable[str] = (),
         limit: int = 100_000,
     ) -> None:
-        self._ready = -1
         if not _MAC.fullmatch(mac.lower()) or int(mac[:2], 16) & 1:
             raise WireError(
                 f"{name}: {mac!r} is no MAC address of a station; write six octets, the first even: 02:00:00:00:00:fe"
             )
+        super().__init__(name, limit=limit)
         self.clock = clock
-        self.name = name
         self.mac = mac.lower()
         self.addresses = tuple(
             _address(name, text) for text in ((addresses,) if isinstance(addresses, str) else addresses)
         )
-        self.limit = limit
-        self.dropped = 0
         self.sent = 0
-        self.received = 0
         self.end: End | None = None
-        self.basecls = Ether
-        self.LL = Ether
-        self.iface = name
-        self.promisc = True
-        self.closed = False
-        self._waiting: deque[tuple[float, bytes]] = deque()
-        self._mutex = threading.Lock()
-        """Guards ``_ready`` against being closed while somebody waits on it."""
-        self._holders = 0
-        self._ready = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC | os.EFD_SEMAPHORE)
 
     def __repr__(self) -> str:
         return f"<Station {self.name} {self.mac}>"
-
-    @property
-    def ins(self) -> Station:
-        """scapy asks for it; ``fileno`` is what counts."""
-        return self
-
-    outs = ins
 
     # the port
 
     def receive(self, m: Mbuf) -> None:
         """Take a frame off the wire; lock held."""
-        self.received += 1
-        if len(self._waiting) >= self.limit or self.closed or is_unfinished(m):
+        if is_unfinished(m):
+            self.received += 1
             self.dropped += 1
         else:
-            self._waiting.append((time.time(), frame_of(m)))
-            os.eventfd_write(self._ready, 1)
+            self.put(Heard(time.time(), frame_of(m), self.name))
         if self.addresses:
             try:
                 self._answer(frame_of(m))
@@ -163,10 +134,6 @@ class Station(SuperSocket):  # type: ignore[misc]
 
     # the socket
 
-    def fileno(self) -> int:
-        """Readable while a frame waits; -1 once closed."""
-        return self._ready
-
     def send(self, x: Any) -> int:
         """Put a frame (scapy packet, or ``bytes``) on the wire; return its octets.
 
@@ -194,78 +161,6 @@ class Station(SuperSocket):  # type: ignore[misc]
         """Put an Ethernet header on what has none, and fill in the addresses that are not set."""
         return fill_in(Ether() / packet if lacks_ethernet(packet) else packet, self.mac, self.addresses)
 
-    def recv_raw(self, x: int = MTU) -> tuple[Any, bytes | None, float | None]:
-        """Return the next frame as scapy wants it; blank when none waits.
-
-        Raises ``EOFError`` once the station is closed and everything is read.
-        """
-        with self._mutex:
-            if self.closed:
-                if not self._waiting:
-                    raise EOFError(f"{self.name} is closed")
-            else:
-                try:
-                    os.eventfd_read(self._ready)
-                except BlockingIOError:
-                    return None, None, None
-            when, octets = self._waiting.popleft()
-        return Ether, octets[:x], when
-
-    def recv_frame(self, timeout: float | None = None) -> bytes | None:
-        """Wait for the next frame and return its octets; None when ``timeout`` seconds pass without one."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            remain = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if not self.select([self], remain):
-                return None
-            try:
-                octets = self.recv_raw()[1]
-            except EOFError:
-                return None
-            if octets is not None:  # else another thread was quicker
-                return octets
-
-    def flush(self) -> int:
-        """Throw away what waits to be read; return how many frames that was."""
-        count = 0
-        with contextlib.suppress(EOFError):
-            while self.recv_raw()[1] is not None:
-                count += 1
-        return count
-
-    @staticmethod
-    def select(sockets: list[SuperSocket], remain: float | None = None) -> list[SuperSocket]:
-        """Wait until one of ``sockets`` is readable (scapy's contract); a closed station is, it tells its end."""
-        held = [s for s in sockets if isinstance(s, Station) and s._hold()]
-        try:
-            ended = [s for s in sockets if isinstance(s, Station) and s not in held]
-            by_fd = {s.fileno(): s for s in sockets if s not in ended}
-            poll = select.poll()  # select() itself knows no fd above 1,023
-            for fd in by_fd:
-                poll.register(fd, select.POLLIN)
-            patience = 0 if ended else None if remain is None else max(0, math.ceil(remain * 1000))
-            return ended + [by_fd[fd] for fd, _ in poll.poll(patience)]
-        finally:
-            for s in held:
-                s._let_go()
-
-    def _hold(self) -> bool:
-        with self._mutex:
-            if self.closed:
-                return False
-            self._holders += 1
-            return True
-
-    def _let_go(self) -> None:
-        with self._mutex:
-            self._holders -= 1
-            self._close_fd()
-
-    def _close_fd(self) -> None:
-        if self.closed and not self._holders and self._ready >= 0:
-            os.close(self._ready)
-            self._ready = -1
-
     def plug(self, wire: Wire) -> Station:
         """Plug into ``wire``; return the station itself."""
         if self.closed:
@@ -280,14 +175,7 @@ class Station(SuperSocket):  # type: ignore[misc]
                 return
             if self.end is not None:
                 self.end.wire.unplug(self)
-            with self._mutex:
-                self.closed = True
-                os.eventfd_write(self._ready, 1)
-                self._close_fd()
-
-    def __del__(self) -> None:
-        if self._ready >= 0:
-            os.close(self._ready)
+            super().close()
 
     # scapy's functions, on this socket
 

@@ -204,7 +204,7 @@ class Wire:
             self._mute.discard(port)
             self._delays.pop(port, None)
             port.end = None
-            end.send = end._unbound
+            end.unbind()
             self._gone.append(end.flow)
             self._fold()
             self.rebind()
@@ -392,15 +392,17 @@ class Wire:
         def winding(m: Mbuf) -> None:
             self._send(end, m)
 
-        end.straight_to, end.listeners = None, ()
+        end.straight_to, end.gate, end.listeners = None, None, ()
         if len(self.ends) != 2:
             return winding
         other = next(other for other in self.ends.values() if other is not end)
         port = other.port
-        if self._hooks_towards(port) or self._blocked(end, other) or self.delay(port):
+        if self._blocked(end, other) or self.delay(port):
             return winding
         if port in self._pipes and self._pipes[port].frames:
             return winding  # nothing overtakes what is still in flight
+        if hooks := self._hooks_towards(port):
+            return winding if self.taps or len(hooks) > 1 else self._hooked(end, other, hooks[0], winding)
         if all(tap.train is not None for tap in self.taps):
             end.straight_to = port
             end.listeners = tuple(tap.train for tap in self.taps if tap.train is not None)
@@ -422,6 +424,56 @@ class Wire:
                 self._receive_failed(end, port)
 
         return straight
+
+    def _hooked(
+        self, end: End, other: End, hook: Hook, winding: Callable[[Mbuf], None]
+    ) -> Callable[[Mbuf], None]:
+        """The way through one hook and nothing else: a frame that it only looks at goes straight on."""
+        flow, port, now, fn = end.flow, other.port, self.clock.now, hook.fn
+        receive = port.receive
+
+        def gate(m: Mbuf) -> bool:
+            length = len(m)
+            if not _MBUF_MIN <= length <= _MBUF_MAX or m[0] & 1 or m[1]:
+                winding(m)
+                return False
+            flow.sent += 1
+            flow.octets += length - PKTHDR
+            flow.in_flight += 1
+            frame = Frame(m, end, port, now())
+            try:
+                answer = fn(frame)
+            except BaseException as error:
+                self._hook_failed(hook, end, port, m, error)
+                return False
+            if (
+                (answer is None or answer is True)
+                and frame._m is m
+                and frame._pkt is None
+                and end.gate is gate
+            ):
+                flow.in_flight -= 1
+                flow.delivered += 1
+                return True
+            for each in self._through_hooks([hook], end, port, m, (frame, answer)):
+                self._after_hooks(end, other, each)
+            return False
+
+        def hooked(m: Mbuf) -> None:
+            if gate(m):
+                try:
+                    receive(m)
+                except Exception:
+                    self._receive_failed(end, port)
+
+        end.straight_to, end.gate = port, gate
+        return hooked
+
+    def _hook_failed(self, hook: Hook, end: End, port: Port, m: Mbuf, error: BaseException) -> None:
+        self._lose(end, port, m, "hook error")
+        if isinstance(error, KeyboardInterrupt):
+            raise error
+        _log.error("a hook on %s failed and lost its frame: %r", self.name, hook.fn, exc_info=error)
 
     def _accepts(self, end: End) -> int:
         """What may be left undone on the frames of ``end``: all that the receiver takes; nothing if Python looks."""
@@ -459,12 +511,15 @@ class Wire:
                 self._lose(end, other.port, m, cause)
             elif self.hooks and (hooks := self._hooks_towards(other.port)):
                 for each in self._through_hooks(hooks, end, other.port, m):
-                    if cause := self._blocked(end, other):  # a hook pulled a plug
-                        self._lose(end, other.port, each, cause)
-                    else:
-                        self._carry(end, other.port, each)
+                    self._after_hooks(end, other, each)
             else:
                 self._carry(end, other.port, m)
+
+    def _after_hooks(self, end: End, other: End, m: Mbuf) -> None:
+        if cause := self._blocked(end, other):  # a hook pulled a plug
+            self._lose(end, other.port, m, cause)
+        else:
+            self._carry(end, other.port, m)
 
     def _carry(self, end: End, port: Port, m: Mbuf) -> None:
         delay = self._delays.get(port, self._default_delay)
@@ -528,30 +583,27 @@ class Wire:
             except Exception:
                 _log.exception("a tap on %s failed: %r", self.name, tap.fate)
 
-    def _through_hooks(self, hooks: list[Hook], end: End, port: Port, m: Mbuf) -> list[Mbuf]:
-        """Let every hook have its way; count what is added and lost."""
-        passing = [(Frame(m, end, port, self.clock.now()), m)]
+    def _through_hooks(
+        self, hooks: list[Hook], end: End, port: Port, m: Mbuf, asked: tuple[Frame, Any] | None = None
+    ) -> list[Mbuf]:
+        """Let every hook have its way; count what is added and lost. ``asked``: the first one's answer is there."""
+        passing = [(asked[0] if asked else Frame(m, end, port, self.clock.now()), m)]
         for hook in hooks:
             passed: list[tuple[Frame, Mbuf]] = []
             for frame, before in passing:
                 try:
-                    kept = _verdict(hook.fn(frame), frame)
-                    if len(kept) == 1:
-                        passed += kept
-                        continue
+                    answer = asked[1] if asked else hook.fn(frame)
+                    kept = _verdict(answer, frame)
                 except BaseException as error:  # SystemExit too: no frame may end the engine
-                    self._lose(end, port, before, "hook error")
-                    if isinstance(error, KeyboardInterrupt):
-                        raise
-                    _log.exception("a hook on %s failed and lost its frame: %r", self.name, hook.fn)
+                    self._hook_failed(hook, end, port, before, error)
                     continue
-                if kept:
+                if not kept:
+                    self._lose(end, port, before, "hook")
+                elif len(kept) > 1:
                     end.flow.added += len(kept) - 1
                     end.flow.in_flight += len(kept) - 1
-                else:
-                    self._lose(end, port, before, "hook")
                 passed += kept
-            passing = passed
+            passing, asked = passed, None
         return [after for _, after in passing]
 
     # accounts

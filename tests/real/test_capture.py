@@ -1,0 +1,198 @@
+"""Captures, read by tshark: what is in the file is what the lab's account says."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import subprocess
+import threading
+import time
+
+import pytest
+from scapy.layers.l2 import Ether
+from scapy.utils import RawPcapReader
+
+import iflab.capture.capture as capture_module
+from iflab.capture import Capture
+from tests.linux_tools import eventually, need
+
+
+@pytest.fixture(autouse=True)
+def tools():
+    need("tshark", "tshark")
+
+
+def tshark(path, *words):
+    """What tshark prints; it must have nothing to complain of."""
+    done = subprocess.run(
+        ["tshark", "-n", "-r", str(path), *words], capture_output=True, text=True, timeout=60
+    )
+    complaints = [line for line in done.stderr.splitlines() if "Running as user" not in line]
+    assert done.returncode == 0, done.stderr
+    assert complaints == []
+    return done.stdout
+
+
+def fields(path, *names, where=""):
+    """A row of fields for each frame of the file."""
+    words = [word for name in names for word in ("-e", name)]
+    out = tshark(path, "-T", "fields", *words, *(("-Y", where) if where else ()))
+    return [line.split("\t") for line in out.splitlines()]
+
+
+def statistics(path):
+    """Frames received and dropped of each interface statistics block, as Wireshark's dissector of such files reads them."""
+    out = tshark(path, "-X", "read_format:MIME Files Format", "-V")
+    received, dropped = (
+        [int(number) for number in re.findall(rf"Number of {word} Packets: (\d+)", out)]
+        for word in ("Received", "Dropped")
+    )
+    return list(zip(received, dropped, strict=True))
+
+
+def test_it_holds_every_frame_in_order_with_its_interface_and_direction(lab, tmp_path):
+    path = tmp_path / "run.pcapng"
+    lab.capture(path)
+    alice, bob, cable = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    assert alice.ping("192.0.2.2", count=20).received == 20
+    account = cable.account()
+    macs = {host.vnet.ifunit("em0").lladdr.hex(":"): f"{host.name}:em0" for host in (alice, bob)}
+    lab.close()
+
+    rows = fields(
+        path,
+        "frame.time_epoch",
+        "frame.interface_name",
+        "frame.packet_flags_direction",
+        "eth.src",
+        "frame.len",
+    )
+
+    assert len(rows) == account.sent
+    assert sum(int(row[4]) for row in rows) == account.octets
+    times = [float(row[0]) for row in rows]
+    assert times == sorted(times)
+    assert abs(times[-1] - time.time()) < 60
+    assert {row[2] for row in rows} == {"0x00000002"}
+    assert all(macs[row[3]] == row[1] for row in rows)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_the_file_describes_its_interfaces(lab, tmp_path):
+    path = tmp_path / "run.pcapng"
+    lab.capture(path)
+    alice, _, _ = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    alice.ping("192.0.2.2")
+    lab.close()
+
+    about = subprocess.run(["capinfos", str(path)], capture_output=True, text=True, check=True).stdout
+
+    assert "Name = alice:em0" in about
+    assert "Description = on cable0" in about
+    assert "Time precision = nanoseconds (9)" in about
+    assert "Speed = 1000000000" in about
+    assert "seed" in about
+
+
+def test_a_lost_frame_bears_its_cause_and_events_are_comments(lab, tmp_path):
+    path = tmp_path / "run.pcapng"
+    alice, _, cable = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    alice.ping("192.0.2.2")  # both know the other's MAC
+    lab.capture(path)
+    hook = cable.add_hook(lambda frame: frame.raw[12:14] != b"\x08\x00")
+    alice.ping("192.0.2.2", count=3, interval=0.01, timeout=0.5)
+    hook.remove()
+    cable.cut()
+    cable.mend()
+    lab.wait_links()
+    alice.ping("192.0.2.2")
+    lost = dict(cable.account().dropped)
+    lab.close()
+
+    comments = [row[0] for row in fields(path, "frame.comment") if row[0]]
+
+    assert lost["hook"] >= 1
+    assert sum("lost: hook, on its way to bob:em0" in text for text in comments) == lost["hook"]
+    assert any("cable0: cut" in text for text in comments)
+    assert any("cable0: mended" in text for text in comments)
+
+
+def test_plain_pcap_is_read_by_scapy_and_tshark(lab, tmp_path):
+    path = tmp_path / "run.pcap"
+    lab.capture(path)
+    alice, _, cable = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    alice.ping("192.0.2.2", count=3)
+    sent = cable.account().sent
+    lab.close()
+
+    assert len(fields(path, "frame.number")) == sent
+    with RawPcapReader(str(path)) as reader:
+        assert len(list(reader)) == sent
+
+
+def test_a_burst_of_100_000_frames_is_in_the_file_to_the_last(lab, tmp_path):
+    path = tmp_path / "burst.pcapng"
+    one, other = lab.station(name="one"), lab.station(name="other")
+    cable = lab.cable(one, other)
+    cable.add_hook(lambda frame: frame.raw[14] != 0)
+    capture = lab.capture(path)
+    frames = [bytes(Ether(dst=other.mac, src=one.mac, type=0x88B5)) + bytes([n]) * 46 for n in range(100)]
+    for _ in range(1000):
+        with lab.lock:
+            for frame in frames:
+                one.send(frame)
+    account = cable.account()
+    lab.close()
+
+    assert capture.frames == account.sent == 100_000
+    assert capture.dropped == 0
+    assert account.dropped == {"hook": 1000}
+    rows = fields(path, "frame.comment")
+    assert len(rows) == 100_000
+    assert sum("lost: hook" in row[0] for row in rows) == 1000
+
+
+def test_what_it_cannot_hold_is_counted_in_the_file(lab, tmp_path, monkeypatch):
+    path = tmp_path / "small.pcapng"
+    one, other = lab.station(name="one"), lab.station(name="other")
+    lab.cable(one, other)
+    frame = bytes(Ether(dst=other.mac, src=one.mac, type=0x88B5)) + bytes(46)
+    monkeypatch.setattr(capture_module, "BACKLOG", 50_000)
+    capture = lab.capture(path)
+    with lab.lock:  # the writer gets no frame out meanwhile, or few
+        for _ in range(2000):
+            one.send(frame)
+    lab.close()
+
+    rows = len(fields(path, "frame.number"))
+    assert capture.frames == 2000
+    assert capture.dropped > 0
+    assert rows + capture.dropped == 2000
+    assert statistics(path) == [(2000, capture.dropped)]
+
+
+def test_a_full_disk_ends_the_capture_alone(lab, caplog):
+    alice, _, cable = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    capture = lab.capture("/dev/full")
+
+    eventually(lambda: capture.error)
+
+    assert alice.ping("192.0.2.2", count=3).received == 3
+    assert "the capture /dev/full ends after" in caplog.text
+    assert "No space left on device" in caplog.text
+    assert cable.account().dropped == {}
+
+
+def test_a_folder_that_is_not_there(lab, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere/x\.pcapng"):
+        lab.capture(tmp_path / "nowhere" / "x.pcapng")
+
+
+def test_a_closed_capture_leaves_no_thread_and_no_fd(lab, tmp_path):
+    before = len(os.listdir("/proc/self/fd")), threading.active_count()
+    capture = Capture(tmp_path / "x.pcapng")
+    capture.close()
+    capture.close()
+
+    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
