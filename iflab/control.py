@@ -12,6 +12,9 @@ caller's own terminal::
     {"do": "exec", "host": "alice"}   -> {"ok": true, "namespaces": [...]} and the descriptors
     {"do": "ifconfig", "host": "alice", "args": ["em0", "up"]}  -> {"ok": true, "text": ...}
     {"do": "monitor"}                 -> {"ok": true}, then {"text": ...} for each message, until either end hangs up
+    {"do": "top"}                     -> {"ok": true, "nics": {...}, "wires": {...}, "time": ...}: counters
+    {"do": "cut", "wire": "cable0"}   -> {"ok": true}; "mend" likewise, "towards" names one port
+    {"do": "sniff", "places": ["alice:em0"], "filter": "arp"}   -> {"ok": true}, then a pcapng file as it grows
 """
 
 from __future__ import annotations
@@ -29,8 +32,9 @@ import stat
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
+from iflab.bpf import compile_filter
 from iflab.bsd import devctl_text, message_text
 from iflab.linux import in_user_namespace
 from iflab.net import LinkState, Priv
@@ -40,6 +44,7 @@ from iflab.net.rtsock import DevctlNotice, RouteMessage, RoutingMessage
 if TYPE_CHECKING:
     from .host import Host
     from .lab import Lab
+    from .wire import Port, Wire
 
 __all__ = [
     "Client",
@@ -122,7 +127,10 @@ class ControlServer:
     def __init__(self, lab: Lab, directory: str) -> None:
         self.lab = lab
         self.path = os.path.join(directory, SOCKET_NAME)
-        self._streams: dict[str, Callable[[socket.socket, dict[str, Any]], None]] = {"monitor": self._monitor}
+        self._streams: dict[str, Callable[[socket.socket, dict[str, Any]], None]] = {
+            "monitor": self._monitor,
+            "sniff": self._sniff,
+        }
         self._ends: list[Callable[[None], None]] = []
         """Called when the lab closes: they end what streams."""
         self._closed = False
@@ -192,9 +200,34 @@ class ControlServer:
                 user = os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
                 return {"ok": True, "namespaces": ["user", *fds]}, [user, *fds.values()]
             return {"ok": True, "namespaces": list(fds)}, list(fds.values())
+        if verb == "top":
+            return {"ok": True, **self.counters()}, []
+        if verb in ("cut", "mend"):
+            wire = self._wire(request)
+            with self.lab.lock:
+                (wire.cut if verb == "cut" else wire.mend)(self._towards(wire, request.get("towards")))
+            return {"ok": True}, []
         raise ValueError(
-            f"the lab cannot do {verb!r}; it can do hello, exec, ifconfig, netstat, sysctl and monitor"
+            f"the lab cannot do {verb!r}; "
+            "it can do hello, exec, ifconfig, netstat, sysctl, monitor, top, cut, mend and sniff"
         )
+
+    def _wire(self, request: dict[str, Any]) -> Wire:
+        wire = self.lab.wires.get(str(request.get("wire")))
+        if wire is None:
+            there = ", ".join(self.lab.wires) or "none"
+            raise ValueError(f"{self.lab.name} has no wire {request.get('wire')!r}; its wires are {there}")
+        return wire
+
+    @staticmethod
+    def _towards(wire: Wire, name: str | None) -> Port | None:
+        if name is None:
+            return None
+        port = next((port for port in wire.ends if port.name == name), None)
+        if port is None:
+            there = ", ".join(port.name for port in wire.ends) or "nothing"
+            raise ValueError(f"{name} is not plugged into {wire.name}; plugged in: {there}")
+        return port
 
     def _host(self, request: dict[str, Any]) -> Host:
         host = self.lab.hosts.get(str(request.get("host")))
@@ -241,6 +274,74 @@ class ControlServer:
             self._ends.remove(offer)
             kernel.rtsock.remove(routing)
             kernel.devctl.remove(devctl)
+
+    def _sniff(self, connection: socket.socket, request: dict[str, Any]) -> None:
+        """Send a capture as it grows, until the client goes or the lab ends."""
+        places = request.get("places")
+        if not isinstance(places, list) or not all(isinstance(place, str) for place in places):
+            raise ValueError("places is a list of names of NICs and wires; none: every wire")
+        found = [self.lab.place(place) for place in places]
+        expression, snaplen = request.get("filter") or "", request.get("snaplen")
+        compile_filter(expression)  # refused before anything is sent
+        if snaplen is not None and not (isinstance(snaplen, int) and snaplen > 0):
+            raise ValueError(f"snaplen is a number of octets, 1 at least, not {snaplen!r}")
+        over = threading.Event()
+        with connection.makefile("wb", buffering=0) as file:
+            _send(connection, {"ok": True})
+            connection.settimeout(None)  # a reader that takes its time loses frames, no more
+            out = cast(BinaryIO, file)
+            capture = self.lab.capture(out, *found, filter=expression, snaplen=snaplen)
+
+            def end(_: None) -> None:
+                over.set()
+
+            self._ends.append(end)
+            try:
+                while not over.wait(0.2) and capture.error is None and not _hung_up(connection):
+                    pass
+            finally:
+                self._ends.remove(end)
+                # Its last words block where nobody reads; then the connection is cut.
+                patience = threading.Timer(1.0, connection.shutdown, (socket.SHUT_RDWR,))
+                patience.start()
+                capture.close()
+                patience.cancel()
+
+    def counters(self) -> dict[str, Any]:
+        """Counters of every NIC and wire at one moment, for ``iflab top``."""
+        lab = self.lab
+        with lab.lock:
+            nics = {
+                f"{host.name}:{ifp.if_xname}": {
+                    "link": LinkState(ifp.if_link_state).name.lower(),
+                    "in_frames": ifp.if_ipackets,
+                    "in_octets": ifp.if_ibytes,
+                    "out_frames": ifp.if_opackets,
+                    "out_octets": ifp.if_obytes,
+                    "queue": ifp.if_snd.ifq_len,
+                    "queue_max": ifp.if_snd.ifq_maxlen,
+                    "drops": {
+                        "in errors": ifp.if_ierrors,
+                        "in queue": ifp.if_iqdrops,
+                        "out errors": ifp.if_oerrors,
+                        "send queue full": ifp.if_snd.ifq_drops,
+                    },
+                }
+                for host in lab.hosts.values()
+                for ifp in host.vnet.ifnets()
+            }
+            wires = {}
+            for name, wire in lab.wires.items():
+                account = wire.account()
+                wires[name] = {
+                    "ends": {port.name: end.up for port, end in wire.ends.items()},
+                    "sent": account.sent,
+                    "octets": account.octets,
+                    "delivered": account.delivered,
+                    "in_flight": account.in_flight,
+                    "drops": dict(account.dropped),
+                }
+            return {"time": lab.elapsed(), "nics": nics, "wires": wires}
 
     def describe(self) -> dict[str, Any]:
         """The lab at this moment, for ``iflab ps``."""
@@ -322,6 +423,18 @@ class Client:
                     break
                 data += part
         return self._understood(data), fds
+
+    @contextlib.contextmanager
+    def stream(self, **request: Any) -> Iterator[BinaryIO]:
+        """Send a request that is answered with a file, and give that to read."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
+            connection.settimeout(_TIMEOUT)
+            connection.connect(self.path)
+            connection.sendall(json.dumps(request).encode() + b"\n")
+            with connection.makefile("rb") as file:
+                self._understood(file.readline())
+                connection.settimeout(None)
+                yield file
 
     def follow(self, **request: Any) -> Iterator[dict[str, Any]]:
         """Send a request whose answer goes on; yield each part until the lab ends it or the caller stops."""

@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from iflab.agreement import Disagreement
 from iflab.control import ControlServer, make_private_directory, remove_private_directory
@@ -51,6 +51,7 @@ from iflab.stack import LinuxStack, Listener
 from iflab.wire import Cable, Port, Segment, Wire
 
 if TYPE_CHECKING:
+    from iflab.bpf import Sniffer
     from iflab.capture import Capture
     from iflab.wire import Station
 
@@ -107,7 +108,9 @@ class Lab:
         self._began = time.monotonic()
         self._macs = itertools.count(1)
         self._captures: list[Capture] = []
+        self._capturing_all: list[Capture] = []
         self._stations: list[Station] = []
+        self._sniffers: list[Sniffer] = []
         self._closers: list[threading.Thread] = []
         self._timers: list[Timer] = []
         self._group_numbers = {"": 0}
@@ -177,7 +180,7 @@ class Lab:
     def log(self, text: str) -> None:
         """Tell something worth telling: ``iflab run`` shows it."""
         _log.info("%s: %s", self.name, text)
-        for capture in self._captures:
+        for capture in self._captures if not self._closed else ():
             capture.note(f"{self.elapsed():.3f} s {text}")
         if self.on_log is not None:
             self.on_log(self.elapsed(), text)
@@ -298,8 +301,9 @@ class Lab:
                 wire.close()
                 raise
             self.wires[wire.name] = wire
-            for capture in self._captures:
-                capture.listen(wire)
+            for capture in self._capturing_all:
+                if not capture.closed:
+                    capture.listen(wire)
             wire.on_change = lambda wire, what: self.log(f"{wire.name}: {what}")
         if not self._building:
             self._wait_operational(wire.ends, LINK_PATIENCE)
@@ -400,21 +404,101 @@ class Lab:
         """The number by which ``ip link show group`` knows a group of interfaces; 0 for no group."""
         return self._group_numbers.setdefault(name, len(self._group_numbers)) if name else 0
 
-    def capture(self, path: str | os.PathLike[str]) -> Capture:
-        """Write every frame that is put on any wire, also on those made later, to a file. Raises ``OSError``.
+    def place(self, name: str) -> Ifnet | Wire:
+        """The NIC (``alice:em0``) or the wire (``cable0``) of that name. Raises ``LabError`` with those that there are."""
+        with self.lock:
+            nics = {
+                f"{host.name}:{ifp.if_xname}": ifp
+                for host in self.hosts.values()
+                for ifp in host.vnet.ifnets()
+            }
+            found: Ifnet | Wire | None = nics.get(name) or self.wires.get(name)
+            if found is None:
+                there = ", ".join([*nics, *self.wires]) or "none"
+                raise LabError(f"{self.name} has no NIC or wire {name!r}; there are {there}")
+            return found
 
-        ``.pcap`` in its name makes plain pcap, all else pcapng, with the cause at
-        every frame that was lost, and what happened in the lab, as comments.
+    def tap(self, *places: Ifnet | Wire | Host | str, **options: Any) -> Sniffer:
+        """Listen on NICs and wires from this moment on; see ``Sniffer``. A host stands for all its NICs.
+
+        ::
+
+            with lab.tap(em0, filter="tcp port 80") as sniffer:
+                ...
+                for packet in sniffer.packets(): ...
         """
-        from iflab.capture import Capture
+        from iflab.bpf import Sniffer
 
         self._check_open()
-        capture = Capture(path, f"iflab: {self.name}, seed {self.seed}")
+        sniffer = Sniffer(*self._places(places), **options)
         with self.lock:
-            for wire in self.wires.values():
-                capture.listen(wire)
+            self._sniffers = [each for each in self._sniffers if not each.closed]
+            self._sniffers.append(sniffer)
+        return sniffer
+
+    def sniff(self, *places: Ifnet | Wire | Host | str, filter: Any = None, **options: Any) -> Any:
+        """scapy's ``sniff`` on NICs and wires: ``count``, ``timeout``, ``prn``, ``lfilter``, ``stop_filter`` …
+
+        Returns scapy's ``PacketList``. ``iface`` names places, too. Options of
+        ``Sniffer`` (``direction``, ``before_filter``, ``promisc``, ``snaplen``, ``limit``)
+        are taken as well.
+        """
+        more = options.pop("iface", None) or ()
+        own = {
+            name: options.pop(name)
+            for name in ("direction", "before_filter", "promisc", "snaplen", "limit", "budget")
+            if name in options
+        }
+        everywhere = (*places, *(more if isinstance(more, (list, tuple)) else (more,)))
+        with self.tap(*everywhere, filter=filter, **own) as sniffer:
+            return sniffer.sniff(**options)
+
+    def capture(
+        self,
+        path: str | os.PathLike[str] | BinaryIO,
+        *places: Ifnet | Wire | Host | str,
+        filter: str | None = None,
+        snaplen: int | None = None,
+        whole: bool = False,
+    ) -> Capture:
+        """Write what passes to a file: on these NICs and wires, or on every wire, also on those made later.
+
+        ``.pcap`` in its name makes plain pcap, all else pcapng, with the cause at
+        every frame that was lost, and what happened in the lab, as comments. See
+        ``Capture`` for the rest. Raises ``OSError``, ``FilterError``.
+        """
+        from iflab.capture import SNAPLEN, Capture
+
+        self._check_open()
+        things = self._places(places)
+        capture = Capture(
+            path,
+            f"iflab: {self.name}, seed {self.seed}",
+            filter=filter,
+            snaplen=SNAPLEN if snaplen is None else snaplen,
+            whole=whole,
+        )
+        with self.lock:
+            for thing in things or self.wires.values():
+                if isinstance(thing, Wire):
+                    capture.listen(thing)
+                else:
+                    capture.listen_nic(thing)
+            self._captures = [each for each in self._captures if not each.closed]
             self._captures.append(capture)
+            if not things:
+                self._capturing_all.append(capture)
         return capture
+
+    def _places(self, places: Iterable[Ifnet | Wire | Host | str]) -> list[Any]:
+        """NICs and wires as they are given; a host stands for its NICs."""
+        things: list[Any] = []
+        for place in places:
+            if isinstance(place, Host):
+                things += [ifp for ifp in place.vnet.ifnets() if isinstance(ifp.if_softc, TapNic)]
+            else:
+                things.append(self.place(place) if isinstance(place, str) else place)
+        return things
 
     # what the kernel's events do here
 
@@ -490,6 +574,8 @@ class Lab:
         self.keeper.close()
         with self.lock:
             self.on_log = None  # links that go down now are no news
+            for sniffer in self._sniffers:
+                sniffer.close()
             for station in self._stations:
                 station.close()
             for wire in self.wires.values():

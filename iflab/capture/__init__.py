@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from .capture import Capture
-from .files import Interface
+from .files import SNAPLEN, Interface
 
-__all__ = ["Capture", "Interface"]
+__all__ = ["SNAPLEN", "Capture", "Interface"]

@@ -18,12 +18,16 @@ import os
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
+from iflab.bpf import compile_filter
+from iflab.drivers import listeners_change
+from iflab.net import BpfSide, BpfTap, Ifnet, bpfattach, bpfdetach
 from iflab.net.mbuf import PKTHDR, Mbuf
-from iflab.wire import End, Port, Tap, Wire
+from iflab.wire import End, Port, Wire
 
-from .files import OUTBOUND, Interface, PcapFile, PcapngFile
+from .files import INBOUND, OUTBOUND, SNAPLEN, Interface, PcapFile, PcapngFile
 
 __all__ = ["Capture"]
 
@@ -42,10 +46,11 @@ PATIENCE = 2.0
 class _Record:
     """Frames that were put on a wire at one moment by one end."""
 
-    __slots__ = ("comments", "frames", "heard", "interface", "open")
+    __slots__ = ("comments", "flags", "frames", "heard", "interface", "open")
 
-    def __init__(self, interface: int, heard: int, frames: list[Mbuf], open_: int) -> None:
+    def __init__(self, interface: int, heard: int, frames: list[Mbuf], open_: int, flags: int) -> None:
         self.interface = interface
+        self.flags = flags
         self.heard = heard
         self.frames = frames
         self.open = open_
@@ -61,9 +66,27 @@ class Capture:
     the file. The file is readable by its owner only. When it cannot be written (a
     full disk), this capture ends with a line in the log and ``error`` set; the lab
     goes on. ``path`` may be an open binary file.
+
+    ``filter`` is an expression of tcpdump: only frames that match are heard and
+    counted. ``snaplen`` octets of a frame are written. ``whole``: super-frames as
+    hosts hand them to their NICs, which leaves the cables' offloads on.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | BinaryIO, comment: str = "") -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | BinaryIO,
+        comment: str = "",
+        *,
+        filter: str | None = None,
+        snaplen: int = SNAPLEN,
+        whole: bool = False,
+    ) -> None:
+        if snaplen < 1:
+            raise ValueError(f"snaplen is 1 at least, not {snaplen}")
+        self.filter = compile_filter(filter) if filter and filter.strip() else None
+        self.snaplen = snaplen
+        self._limits = (filter if self.filter is not None and filter else "", snaplen)
+        self.whole = whole
         if isinstance(path, (str, os.PathLike)):
             self.path = os.fspath(path)
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
@@ -78,7 +101,7 @@ class Capture:
         self.frames = 0
         self.dropped = 0
         self._epoch = time.time_ns() - time.monotonic_ns()
-        self._taps: list[Tap] = []
+        self._undo: list[Callable[[], None]] = []
         self._interfaces: dict[Any, int] = {}
         self._heard_by: list[list[int]] = []
         self._records: deque[_Record | Interface | str] = deque()
@@ -89,11 +112,30 @@ class Capture:
         self._thread = threading.Thread(target=self._run, name="iflab-capture", daemon=True)
         self._thread.start()
 
+    @property
+    def closed(self) -> bool:
+        """True once ``close`` began."""
+        return self._ending.is_set()
+
     # on the engine's thread, lock held
 
     def listen(self, wire: Wire) -> None:
         """Hear ``wire`` from now on."""
-        self._taps.append(wire.add_tap(self._heard, self._fate, train=self._heard_train))
+        self._undo.append(
+            wire.add_tap(self._heard, self._fate, train=self._heard_train, whole=self.whole).remove
+        )
+
+    def listen_nic(self, ifp: Ifnet) -> None:
+        """Hear what ``ifp`` sends, and what it hands to its host."""
+        tap = BpfTap(self._heard_nic, BpfSide.IN | BpfSide.OUT)
+        bpfattach(ifp, tap)
+        listeners_change(ifp)
+
+        def undo() -> None:
+            bpfdetach(ifp, tap)
+            listeners_change(ifp)
+
+        self._undo.append(undo)
 
     def note(self, text: str) -> None:
         """Something happened: a comment of the next frame."""
@@ -120,13 +162,26 @@ class Capture:
                 f"on {end.wire.name}",
                 ifp.lladdr if ifp is not None else b"",
                 ifp.if_baudrate if ifp is not None else 0,
+                *self._limits,
             ),
         )
 
-    def _take(self, end: End, frames: list[Mbuf], copies: int) -> None:
+    def _of_nic(self, ifp: Ifnet) -> int:
+        number = self._interfaces.get(ifp)
+        if number is not None:
+            return number
+        name = ifp.if_softc.name if ifp.if_softc is not None else ifp.if_xname
+        return self.interface(
+            ifp, Interface(name, ifp.if_description or "", ifp.lladdr, ifp.if_baudrate, *self._limits)
+        )
+
+    def _take(self, number: int, frames: list[Mbuf], copies: int, flags: int = OUTBOUND) -> None:
         if self.error is not None:
             return
-        number = self._of_end(end)
+        if self.filter is not None:
+            frames = [m for m in frames if self.filter(m[PKTHDR:])]
+            if not frames:
+                return
         count = len(frames)
         self.frames += count
         counted = self._heard_by[number]
@@ -137,16 +192,19 @@ class Capture:
             counted[1] += count
             return
         self._waiting += octets
-        record = _Record(number, time.monotonic_ns(), frames, copies)
+        record = _Record(number, time.monotonic_ns(), frames, copies, flags)
         if copies:
             self._undecided[id(frames[0])] = record
         self._records.append(record)
 
     def _heard(self, end: End, m: Mbuf) -> None:
-        self._take(end, [m], max(1, len(end.wire.ends) - 1))
+        self._take(self._of_end(end), [m], max(1, len(end.wire.ends) - 1))
 
     def _heard_train(self, end: End, frames: list[Mbuf]) -> None:
-        self._take(end, frames, 0)  # they go straight to the other end
+        self._take(self._of_end(end), frames, 0)  # they go straight to the other end
+
+    def _heard_nic(self, ifp: Ifnet, m: Mbuf, side: BpfSide) -> None:
+        self._take(self._of_nic(ifp), [m], 0, OUTBOUND if side is BpfSide.OUT else INBOUND)
 
     def _fate(self, end: End, port: Port | None, m: Mbuf, cause: str) -> None:
         record = self._undecided.get(id(m))
@@ -170,7 +228,7 @@ class Capture:
         self._write_out(True)
 
     def _write_out(self, everything: bool) -> None:
-        records, packet = self._records, self._format.packet
+        records, packet, end = self._records, self._format.packet, PKTHDR + self.snaplen
         blocks: list[bytes] = []
         remarks: list[str] = []
         late = time.monotonic_ns() - int(PATIENCE * 1e9)
@@ -194,8 +252,7 @@ class Capture:
             remarks.clear()
             for m in record.frames:
                 self._waiting -= len(m)
-                octets = m[PKTHDR:]
-                blocks.append(packet(number, when, octets, len(octets), OUTBOUND, comments))
+                blocks.append(packet(number, when, m[PKTHDR:end], len(m) - PKTHDR, record.flags, comments))
                 comments = []
             if len(blocks) >= 2000:
                 self._write(b"".join(blocks))
@@ -227,13 +284,15 @@ class Capture:
         except OSError as error:
             self.error = error
             self._records.clear()
+            if isinstance(error, (BrokenPipeError, ConnectionResetError)):
+                _log.info("who read the capture of %d frames has gone", self.frames)
+                return
             _log.error("the capture %s ends after %d frames: %s", self.path, self.frames, error.strerror)
 
     def close(self) -> None:
         """Write what is left and close the file; safe to call twice."""
-        for tap in self._taps:
-            tap.remove()
-        self._taps.clear()
+        while self._undo:
+            self._undo.pop()()
         if self._ending.is_set():
             return
         self._ending.set()

@@ -36,6 +36,7 @@ class Interface:
     mac: bytes = b""
     speed: int = 0
     filter: str = ""
+    snaplen: int = SNAPLEN
 
 
 def _option(code: int, value: bytes) -> bytes:
@@ -73,7 +74,9 @@ class PcapngFile:
         options += _option(_IDB_TSRESOL, b"\x09")
         if about.filter:
             options += _option(_IDB_FILTER, b"\0" + about.filter.encode())
-        return _block(_IDB, struct.pack("<HHI", LINKTYPE_ETHERNET, 0, SNAPLEN) + options + _option(0, b""))
+        return _block(
+            _IDB, struct.pack("<HHI", LINKTYPE_ETHERNET, 0, about.snaplen) + options + _option(0, b"")
+        )
 
     @staticmethod
     def packet(

@@ -32,6 +32,10 @@ A network lab in Python: FreeBSD's interface layer over real Linux TAP devices.
   iflab ifconfig link_flap alice em0     an interface as FreeBSD shows it; 'em0 mtu 1400' changes it
   iflab netstat link_flap alice -i       counters, groups (-g), routes (-r)
   iflab monitor link_flap                routing messages and devctl notices as they come
+  iflab sniff link_flap alice:em0 arp    what passes; '-w - | wireshark -k -i -' shows it there
+  iflab top link_flap                    frames, queues and drops of every NIC and wire
+  iflab cut link_flap cable0             pull a plug; mend puts it back
+  iflab extcap --install                 the NICs of running labs on Wireshark's start page
 """
 
 app = typer.Typer(
@@ -293,3 +297,100 @@ def monitor(
     from .join import monitor_command
 
     raise typer.Exit(monitor_command(lab, host))
+
+
+@app.command(context_settings={"allow_interspersed_args": True})
+def sniff(
+    lab: LabArgument,
+    place: Annotated[
+        str, typer.Argument(help="A NIC (alice:em0) or a wire (cable0); 'all' stands for every wire.")
+    ],
+    filter_: Annotated[
+        list[str] | None, typer.Argument(metavar="[FILTER]...", help="An expression of tcpdump.")
+    ] = None,
+    write: Annotated[
+        str | None,
+        typer.Option("-w", "--write", metavar="FILE", help="Write pcapng; '-': to standard output."),
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option("-c", "--count", min=1, help="End after so many frames.")
+    ] = None,
+    snaplen: Annotated[
+        int | None, typer.Option("-s", "--snaplen", min=1, help="Octets kept of a frame.")
+    ] = None,
+) -> None:
+    """Show what passes on a NIC or a wire of a running lab, or hand it to Wireshark, until Ctrl-C or the lab's end.
+
+    Example: iflab sniff link_flap alice:em0 tcp port 80 -w - | wireshark -k -i -
+    """
+    from .watch import sniff_command
+
+    places = [] if place == "all" else [place]
+    raise typer.Exit(sniff_command(lab, places, filter_ or [], write, count, snaplen))
+
+
+@app.command()
+def top(
+    lab: LabArgument,
+    interval: Annotated[
+        float, typer.Option("-i", "--interval", min=0.1, help="Seconds between two looks.")
+    ] = 1.0,
+    count: Annotated[int, typer.Option("-n", "--count", min=0, help="Looks; 0: until Ctrl-C.")] = 0,
+    json_: JsonOption = False,
+) -> None:
+    """Show frames, octets, queues and drops of every NIC and wire of a running lab, live.
+
+    Example: iflab top link_flap
+    """
+    from .watch import top_command
+
+    raise typer.Exit(top_command(lab, interval, count, json_))
+
+
+WireArgument = Annotated[str, typer.Argument(help="One of its wires ('iflab top' lists them).")]
+TowardsOption = Annotated[
+    str | None, typer.Option(metavar="PORT", help="Only the direction towards this port, alice:em0 for one.")
+]
+
+
+@app.command()
+def cut(lab: LabArgument, wire: WireArgument, towards: TowardsOption = None) -> None:
+    """Cut a wire of a running lab: nothing passes, and both ends lose their carrier.
+
+    Example: iflab cut link_flap cable0
+    """
+    from .watch import plug_command
+
+    raise typer.Exit(plug_command("cut", lab, wire, towards))
+
+
+@app.command()
+def mend(lab: LabArgument, wire: WireArgument, towards: TowardsOption = None) -> None:
+    """Mend a wire that was cut.
+
+    Example: iflab mend link_flap cable0
+    """
+    from .watch import plug_command
+
+    raise typer.Exit(plug_command("mend", lab, wire, towards))
+
+
+@app.command(context_settings={**_AS_IT_IS, "allow_extra_args": True})
+def extcap(
+    context: typer.Context,
+    install: Annotated[
+        bool, typer.Option("--install", help="Put the script where Wireshark looks for it.")
+    ] = False,
+    folder: Annotated[Path | None, typer.Option("--dir", help="Another folder to put it in.")] = None,
+) -> None:
+    """List the NICs of running labs on Wireshark's start page. Wireshark itself calls this with options of its own.
+
+    Example: iflab extcap --install
+    """
+    from .extcap import extcap_command
+    from .extcap import install as put
+
+    if install:
+        print(put(folder))
+        return
+    raise typer.Exit(extcap_command(context.args))

@@ -13,6 +13,6 @@ NIC of your own is a subclass; all it must keep is the contract of
 
 from __future__ import annotations
 
-from .tap import Loop, TapNic
+from .tap import Loop, TapNic, listeners_change
 
-__all__ = ["Loop", "TapNic"]
+__all__ = ["Loop", "TapNic", "listeners_change"]

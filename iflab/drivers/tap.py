@@ -53,6 +53,7 @@ from iflab.net import (
     IFT,
     PKTHDR,
     AddressFamily,
+    BpfSide,
     Driver,
     Ifnet,
     LinkState,
@@ -61,6 +62,8 @@ from iflab.net import (
     Sockaddr,
     SockaddrDl,
     Vnet,
+    bpf_ifdetach,
+    bpf_mtap,
     ether_ifattach,
     ether_resolvemulti,
     finish,
@@ -138,6 +141,12 @@ _CAPABILITIES = (
     | IFCAP.RXCSUM_IPV6
     | IFCAP.TXCSUM_IPV6
 )
+
+
+def listeners_change(ifp: Ifnet) -> None:
+    """Somebody began or ended to listen on ``ifp``: a NIC finishes its frames meanwhile."""
+    if isinstance(ifp.if_softc, TapNic):
+        ifp.if_softc.listeners_change()
 
 
 class TapNic(Driver):
@@ -244,6 +253,7 @@ class TapNic(Driver):
 
     def if_detached(self, ifp: Ifnet) -> None:
         """The interface is gone: pull the plug and close the device."""
+        bpf_ifdetach(ifp)
         if self.end is not None:
             self.end.wire.unplug(self)
         if self.tap.fd >= 0:
@@ -306,6 +316,7 @@ class TapNic(Driver):
             end is None
             or self._sends_itself
             or not ifp.plain
+            or ifp.if_bpf
             or not ifp.if_snd.is_plain()
             or ifp.if_drv_flags & IFF.OACTIVE
             or ifp.if_driver.if_transmit is not None
@@ -339,6 +350,7 @@ class TapNic(Driver):
             and peer._running
             and not peer._receives_itself
             and peer.ifp.plain
+            and not peer.ifp.if_bpf
             and peer.ifp.stack.hands_to_driver
         ):
             self._straight_to(peer, end, frames, pair, octets)
@@ -400,24 +412,31 @@ class TapNic(Driver):
         if end is None:
             self.ifp.if_oerrors += 1
             return
-        if end.accepts != ACCEPTS_ALL and (m[0] & 1 or m[1]):
+        accepts = 0 if self.ifp.if_bpf else end.accepts
+        if accepts != ACCEPTS_ALL and (m[0] & 1 or m[1]):
             try:
-                pieces = finish(m, end.accepts)
+                pieces = finish(m, accepts)
             except OffloadError as error:
                 _log.debug("%s: the host asks for what cannot be: %s", self.name, error)
                 self.ifp.if_oerrors += 1
                 return
             self.ifp.if_opackets += len(pieces)
             for piece in pieces:
+                if self.ifp.if_bpf:
+                    bpf_mtap(self.ifp, piece, BpfSide.OUT)
                 end.send(piece)
             return
         self.ifp.if_opackets += 1
+        if self.ifp.if_bpf:
+            bpf_mtap(self.ifp, m, BpfSide.OUT)
         end.send(m)
 
     # frames in: off the wire
 
     def receive(self, m: Mbuf) -> None:
         """Let a frame through the filter, and hand it to the host."""
+        if self.ifp.if_bpf and self._running:
+            bpf_mtap(self.ifp, m, BpfSide.WIRE)
         if not self._running:
             self.ifp.if_iqdrops += 1
         elif len(m) < PKTHDR + 14:
@@ -430,15 +449,22 @@ class TapNic(Driver):
     def takes(self, sender: Port) -> int:
         """What may be left undone on frames for this NIC: nothing if its own code looks at them."""
         able = self.ifp.if_capenable
-        if self._receives_itself or not able & (IFCAP.RXCSUM | IFCAP.RXCSUM_IPV6):
+        if self._receives_itself or self.ifp.if_bpf or not able & (IFCAP.RXCSUM | IFCAP.RXCSUM_IPV6):
             return 0
         theirs = sender.ifp.if_mtu if isinstance(sender, TapNic) else 0
         return ACCEPTS_ALL if able & IFCAP.LRO and theirs <= self.ifp.if_mtu else ACCEPTS_CSUM
 
+    def listeners_change(self) -> None:
+        """Somebody began or ended to listen: then both ends finish their frames, or need not any more."""
+        self.accepts_change()
+        if self.end is not None:
+            self.end.wire.rebind()
+
     def accepts_change(self) -> None:
         """What the wire accepts, or what the NIC may do, has changed: tell the kernel what to leave to us."""
         able = self.ifp.if_capenable
-        accepts = self.end.accepts if self.end is not None and not self._sends_itself else 0
+        looks = self._sends_itself or self.ifp.if_bpf
+        accepts = self.end.accepts if self.end is not None and not looks else 0
         wanted = 0
         if accepts & ACCEPTS_CSUM and able & (IFCAP.TXCSUM | IFCAP.TXCSUM_IPV6):
             wanted = TUN_F_CSUM

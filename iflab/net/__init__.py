@@ -36,6 +36,7 @@ as it was; a broken promise is a ``KernelPanic``.
 from __future__ import annotations
 
 from .attach import if_attachdomain
+from .bpf import BpfSide, BpfTap, bpf_ifdetach, bpf_mtap, bpf_peers_present, bpfattach, bpfdetach
 from .clock import Clock, ManualClock, Timer
 from .clone import Cloner
 from .driver import Driver
@@ -111,6 +112,8 @@ __all__ = [
     "RTM",
     "AddressFamily",
     "Arpcom",
+    "BpfSide",
+    "BpfTap",
     "Clock",
     "Cloner",
     "Discipline",
@@ -151,6 +154,11 @@ __all__ = [
     "arpcom_free",
     "as_mbuf",
     "as_sockaddr",
+    "bpf_ifdetach",
+    "bpf_mtap",
+    "bpf_peers_present",
+    "bpfattach",
+    "bpfdetach",
     "errno_name",
     "ether_ifattach",
     "ether_resolvemulti",

@@ -22,6 +22,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, cast
 
 from . import attach, counted, group, lookup, multi, state
+from .bpf import BpfSide, BpfTap, bpf_mtap
 from .driver import Driver, NoDriver
 from .errors import KernelPanic, refuse
 from .flags import IFF, IFNAMSIZ, AddressFamily, LinkState
@@ -142,6 +143,7 @@ class Ifnet:
 
         self.plain = True
         """Nobody but driver and protocols deals with its frames; who else does (a listener, a device on top) unsets it."""
+        self.if_bpf: tuple[BpfTap, ...] = ()
         self.if_snd = ifq_init(self)
         self.if_linktask = Task(functools.partial(state.do_link_state_change, self))
         self.if_driver: Driver = NoDriver()
@@ -353,6 +355,8 @@ class Ifnet:
 
     def if_input_mbuf(self, m: Mbuf) -> None:
         """Hand a frame that came off the wire to the protocols."""
+        if self.if_bpf:
+            bpf_mtap(self, m, BpfSide.IN)
         self.if_ipackets += 1
         self.if_ibytes += len(m) - PKTHDR
         if m[PKTHDR] & 1:

@@ -39,6 +39,8 @@ class Inbox(SuperSocket):  # type: ignore[misc]
     those that came when it was full. With ``ring`` the oldest make room instead.
     """
 
+    _ready = -1
+
     def __init__(
         self, name: str, *, limit: int = 100_000, budget: int = 256 << 20, ring: bool = False
     ) -> None:

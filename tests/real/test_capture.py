@@ -196,3 +196,41 @@ def test_a_closed_capture_leaves_no_thread_and_no_fd(lab, tmp_path):
     capture.close()
 
     assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
+
+
+def test_one_nic_with_a_filter_and_a_snaplen(lab, tmp_path):
+    path = tmp_path / "nic.pcapng"
+    alice, bob, _ = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    capture = lab.capture(path, "alice:em0", filter="icmp", snaplen=50)
+    alice.ping("192.0.2.2", count=3)
+    bob.ping("192.0.2.1")
+    capture.close()
+
+    rows = fields(
+        path,
+        "frame.interface_name",
+        "frame.packet_flags_direction",
+        "frame.cap_len",
+        "frame.len",
+        "_ws.col.Protocol",
+    )
+    assert len(rows) == 8
+    assert {row[0] for row in rows} == {"alice:em0"}
+    assert [row[1] for row in rows] == ["0x00000002", "0x00000001"] * 3 + ["0x00000001", "0x00000002"]
+    assert {row[2] for row in rows} == {"50"}
+    assert all(int(row[3]) > 50 for row in rows)
+    about = subprocess.run(["capinfos", str(path)], capture_output=True, text=True, check=True).stdout
+    assert "Filter string = icmp" in about
+    assert "Capture length = 50" in about
+
+
+def test_a_whole_capture_leaves_the_super_frames(lab, tmp_path):
+    path = tmp_path / "whole.pcapng"
+    alice, bob, _ = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    capture = lab.capture(path, whole=True)
+    bob.fetch(alice.serve(2_000_000)).wait()
+    capture.close()
+
+    lengths = [int(row[0]) for row in fields(path, "frame.len")]
+    assert max(lengths) > 10_000
+    assert sum(lengths) > 2_000_000

@@ -1,0 +1,232 @@
+"""Commands of another terminal that watch a lab or pull its plugs: against a lab that the test holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from scapy.utils import PcapNgReader
+
+from tests.linux_tools import eventually, link, need
+
+IFLAB = [sys.executable, "-c", "from iflab.cli import main; main()"]
+
+
+def iflab(*words, **options):
+    return subprocess.run([*IFLAB, *words], capture_output=True, text=True, timeout=60, **options)
+
+
+@pytest.fixture
+def pair(lab):
+    return lab.pair("192.0.2.1/24", "192.0.2.2/24")
+
+
+@pytest.fixture
+def chatter(pair):
+    """Pings all the time."""
+    alice, _, _ = pair
+    over = threading.Event()
+
+    def ping():
+        while not over.is_set():
+            alice.ping("192.0.2.2", count=5, interval=0.02)
+
+    thread = threading.Thread(target=ping)
+    thread.start()
+    yield
+    over.set()
+    thread.join()
+
+
+def test_sniff_prints_a_line_a_frame(lab, chatter):
+    done = iflab("sniff", lab.name, "alice:em0", "icmp[icmptype] == icmp-echo", "-c", "3")
+
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3
+    assert all(
+        re.fullmatch(
+            r"\d\d:\d\d:\d\d\.\d{6} alice:em0  Ether / IP / ICMP 192.0.2.1 > 192.0.2.2 echo-request .*", line
+        )
+        for line in lines
+    )
+
+
+def test_sniff_pipes_into_tshark(lab, chatter):
+    need("tshark", "tshark")
+    ours = subprocess.Popen(
+        [*IFLAB, "sniff", lab.name, "cable0", "-c", "4", "-w", "-", "icmp"], stdout=subprocess.PIPE
+    )
+    words = ["tshark", "-n", "-r", "-", "-T", "fields", "-e", "frame.interface_name", "-e", "ip.proto"]
+    theirs = subprocess.run(words, stdin=ours.stdout, capture_output=True, text=True, timeout=60)
+
+    assert ours.wait(10) == 0
+    rows = [line.split("\t") for line in theirs.stdout.splitlines()]
+    assert len(rows) == 4
+    assert {row[1] for row in rows} == {"1"}
+    assert {row[0] for row in rows} == {"alice:em0", "bob:em0"}
+
+
+def test_a_reader_that_goes_is_no_error_for_anybody(lab, chatter, caplog):
+    ours = subprocess.Popen(
+        [*IFLAB, "sniff", lab.name, "all", "-w", "-"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert ours.stdout.read(100)
+    ours.stdout.close()
+
+    assert ours.wait(20) == 0
+    assert ours.stderr.read() == b""
+    ours.stderr.close()
+    eventually(lambda: not lab.wires["cable0"].taps)
+    assert "ERROR" not in caplog.text
+
+
+def test_sniff_writes_a_private_file_until_the_lab_ends(lab, pair, tmp_path):
+    alice, _, _ = pair
+    path = tmp_path / "x.pcapng"
+    ours = subprocess.Popen([*IFLAB, "sniff", lab.name, "cable0", "icmp", "-w", str(path)])
+    eventually(lambda: path.exists() and lab.wires["cable0"].taps)
+    alice.ping("192.0.2.2", count=5, interval=0.01)
+    lab.close()
+
+    assert ours.wait(20) == 0
+    assert path.stat().st_mode & 0o777 == 0o600
+    with PcapNgReader(str(path)) as reader:
+        assert len(list(reader)) == 10
+
+
+def test_a_reader_that_stops_reading_holds_nobody_up(lab, pair):
+    alice, bob, cable = pair
+    ours = subprocess.Popen([*IFLAB, "sniff", lab.name, "all", "-w", "-"], stdout=subprocess.PIPE)
+    ours.stdout.read(1)
+    began = time.monotonic()
+    bob.fetch(alice.serve(20_000_000)).wait()
+    lab.close()
+
+    assert time.monotonic() - began < 30
+    ours.stdout.close()
+    ours.wait(20)
+    assert cable.account().dropped.keys() <= {"unplugged"}
+
+
+def test_top_shows_counters_and_causes(lab, pair, chatter):
+    _, _, cable = pair
+    hook = cable.add_hook(lambda frame: False)
+    eventually(lambda: cable.account().dropped.get("hook"))
+    hook.remove()
+
+    done = iflab("top", lab.name, "-n", "2", "-i", "0.2")
+    looks = [
+        json.loads(line)
+        for line in iflab("top", lab.name, "-n", "2", "-i", "0.3", "--json").stdout.splitlines()
+    ]
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("alice:em0  up ") == 2
+    assert re.search(r"cable0 +2/2 .*hook \d+", done.stdout)
+    first, second = looks
+    assert second["wires"]["cable0"]["sent"] > first["wires"]["cable0"]["sent"]
+    gained = second["nics"]["alice:em0"]["out_frames"] - first["nics"]["alice:em0"]["out_frames"]
+    rate = second["rates"]["alice:em0"]["out_frames"]
+    assert rate == pytest.approx(gained / (second["time"] - first["time"]), abs=0.1)
+
+
+def test_top_on_a_terminal_is_live(lab, pair, chatter):
+    import pty
+
+    main, side = pty.openpty()
+    ours = subprocess.Popen([*IFLAB, "top", lab.name, "-n", "3", "-i", "0.2"], stdout=side, stderr=side)
+    os.close(side)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(main, 65536)
+        except OSError:
+            break
+    os.close(main)
+
+    assert ours.wait(20) == 0
+    assert shown.count(b"alice:em0") >= 3
+    assert b"cable0" in shown
+
+
+def test_cut_and_mend(lab, pair):
+    alice, _bob, cable = pair
+
+    assert iflab("cut", lab.name, "cable0").returncode == 0
+    assert link(alice, "em0")["operstate"] == "DOWN"
+    assert iflab("mend", lab.name, "cable0", "--towards", "bob:em0").returncode == 0
+    assert not cable.ends[alice.vnet.ifunit("em0").if_softc].up
+    assert iflab("mend", lab.name, "cable0").returncode == 0
+    lab.wait_links()
+    assert alice.ping("192.0.2.2").received == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("sniff", "em7"), "LAB has no NIC or wire 'em7'; there are alice:em0, bob:em0, cable0"),
+        (("sniff", "cable0", "tcp", "prot", "80"), "syntax error\n  tcp prot 80\n      ^"),
+        (("cut", "nothing"), "LAB has no wire 'nothing'; its wires are cable0"),
+        (
+            ("mend", "cable0", "--towards", "bob"),
+            "bob is not plugged into cable0; plugged in: alice:em0, bob:em0",
+        ),
+    ],
+)
+def test_what_is_not_there_is_told_with_what_is(lab, pair, words, error):
+    done = iflab(words[0], lab.name, *words[1:])
+
+    assert done.returncode == 2
+    assert error.replace("LAB", lab.name) in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_lab(lab, pair):
+    for command in (["sniff", "nolab", "x"], ["top", "nolab"], ["cut", "nolab", "x"]):
+        done = iflab(*command)
+        assert done.returncode == 2
+        assert "no running lab is called 'nolab'; running:" in done.stderr
+        assert lab.name in done.stderr
+
+
+def test_wireshark_lists_the_nics_and_captures_on_them(lab, chatter, tmp_path):
+    need("tshark", "tshark")
+    installed = iflab("extcap", "--install", "--dir", str(tmp_path))
+    assert installed.stdout.strip() == str(tmp_path / "iflab")
+    folders = subprocess.run(["tshark", "-G", "folders"], capture_output=True, text=True, timeout=60).stdout
+    (folder,) = (
+        line.split(":", 1)[1].strip() for line in folders.splitlines() if line.startswith("Extcap path")
+    )
+
+    def tshark(*words):
+        """With our script where Wireshark looks, in a mount namespace of its own."""
+        command = f"mount --bind {tmp_path} {folder} && exec tshark {shlex.join(words)}"
+        return subprocess.run(
+            ["unshare", "-m", "sh", "-c", command], capture_output=True, text=True, timeout=60
+        )
+
+    place = f"iflab-{os.getpid()}-alice:em0"
+    listed = tshark("-D").stdout
+    done = tshark(
+        "-n", "-i", place, "-f", "icmp[icmptype] == icmp-echo", "-c", "3", "-T", "fields", "-e", "icmp.type"
+    )
+
+    assert f"{place} ({lab.name} alice:em0 (iflab))" in listed
+    assert done.stdout.split() == ["8"] * 3, done.stderr
+
+
+def test_wireshark_asks_whether_a_filter_is_right():
+    good = iflab("extcap", "--extcap-interface", "iflab-1-x", "--extcap-capture-filter", "tcp port 80")
+    bad = iflab("extcap", "--extcap-interface", "iflab-1-x", "--extcap-capture-filter", "tcp prot 80")
+
+    assert (good.stdout, good.returncode) == ("", 0)
+    assert bad.stdout == "can't parse filter expression: syntax error\n"
