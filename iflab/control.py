@@ -26,6 +26,7 @@ import json
 import os
 import queue
 import re
+import select
 import socket
 import stat
 import struct
@@ -384,10 +385,10 @@ def _read_line(connection: socket.socket) -> bytes:
 
 
 def _hung_up(connection: socket.socket) -> bool:
-    try:
-        return connection.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK) == b""
-    except BlockingIOError:
-        return False
+    look = select.poll()
+    look.register(connection, select.POLLIN)
+    # Not by reading alone: with a timeout set, Python waits for it whatever MSG_DONTWAIT says.
+    return bool(look.poll(0)) and connection.recv(1, socket.MSG_PEEK) == b""
 
 
 def _send(connection: socket.socket, answer: dict[str, Any], fds: list[int] | None = None) -> None:

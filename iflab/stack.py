@@ -51,6 +51,7 @@ from iflab.linux import (
     check_name,
     sysctl,
 )
+from iflab.linux.rename import rename
 from iflab.net import (
     IFF,
     IFG_ALL,
@@ -91,6 +92,8 @@ _LOCAL_ROUTE = 2
 _SHOWN_ROUTES = (1, 2, 6, 7, 8)
 """Unicast, local, blackhole, unreachable and prohibit; not broadcast, anycast and multicast."""
 
+_READS_AT_ONCE, _READS_A_SECOND = 20, 50
+"""How often frames that miss the filter may have the groups of a host read, 0.1 ms each: in a burst, and after it."""
 _PATIENCE = 0.4
 """Seconds for which a difference must stay before ``lab.check()`` names it: some notices take the kernel time."""
 
@@ -146,8 +149,8 @@ class LinuxStack(Stack):
         """The stack of the namespace with that inode; set by the ``Listener``."""
         self._nics: dict[int, Ifnet] = {}
         self._groups: dict[Ifnet, dict[tuple[AddressFamily, str], Ifmultiaddr]] = {}
-        self._groups_read = -1.0
-        """When they were last read from the kernel's lists."""
+        self._reads_left, self._reads_counted = float(_READS_AT_ONCE), now()
+        """How many frames that miss the filter may still have them read from the kernel's lists, and as of when."""
         self._groups_heard = 0
         """Counts what was learned of groups, either way."""
         self._routes: list[Route] = []
@@ -251,16 +254,7 @@ class LinuxStack(Stack):
             check_name(name)
         except InvalidName as error:
             raise OSError(errno.EINVAL, str(error)) from error
-        try:
-            netlink.link_set(link.index, name=name)
-        except OSError as error:
-            if error.errno != errno.EBUSY:  # Linux before 6.2 renames no device that is up
-                raise
-            netlink.link_set(link.index, up=False)
-            try:
-                netlink.link_set(link.index, name=name)
-            finally:
-                netlink.link_set(link.index, up=True)
+        rename(netlink, link.index, name)
 
     # down: addresses
 
@@ -489,7 +483,6 @@ class LinuxStack(Stack):
                 links = {link.index: link for link in netlink.links()}
             addrs = netlink.addrs()
             maddrs = netlink.maddrs()
-        self._groups_read = self._now()
         for index, ifp in list(self._nics.items()):
             if ifp not in wanted:
                 continue
@@ -696,21 +689,24 @@ class LinuxStack(Stack):
 
         Notices that wait to be read come first. Memberships of packet sockets
         are never told, those of IP only by Linux 6.14 and later: these are read
-        from the kernel's lists, at most every 50 ms, for it takes a tenth of one.
+        from the kernel's lists, each time, for a program may have joined since
+        the last. Only a flood of strange frames is not looked into one by one.
         """
         before = self._groups_heard
         self.hear()
         if self._groups_heard != before:
             return True
         now = self._now()
-        if now - self._groups_read < 0.05:
+        earned = (now - self._reads_counted) * _READS_A_SECOND
+        self._reads_left, self._reads_counted = min(_READS_AT_ONCE, self._reads_left + earned), now
+        if self._reads_left < 1:
             return False
+        self._reads_left -= 1
         self.look_groups({ifp})
         return True
 
     def look_groups(self, ifps: Iterable[Ifnet]) -> None:
         """Read the groups of the namespace afresh and apply what differs to these interfaces."""
-        self._groups_read = self._now()
         maddrs = Netlink(self.netns).maddrs()
         for ifp in ifps:
             index = ifp.if_softc.tap.ifindex

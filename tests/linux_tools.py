@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import time
@@ -12,6 +13,10 @@ import psutil
 import pytest
 
 from iflab import Host
+from iflab.linux import check
+
+PATIENCE = float(os.environ.get("IFLAB_PATIENCE", "1"))
+"""By how much longer than on a usual machine the tests wait, for those that are emulated or very busy."""
 
 
 def ip(host: Host, *words: str) -> list[dict[str, Any]]:
@@ -37,8 +42,15 @@ def need(program: str, package: str) -> None:
         pytest.skip(f"{program} is not installed: apt install {package}")
 
 
+@functools.cache
+def kernel_has(feature: str) -> bool:
+    """True when this kernel has what ``iflab check`` calls so."""
+    return {finding.name: finding.ok for finding in check()}[feature]
+
+
 def eventually(condition: Callable[[], Any], timeout: float = 5.0) -> Any:
-    """Wait until ``condition()`` is true and return it; fail after ``timeout`` seconds."""
+    """Wait until ``condition()`` is true and return it; fail after ``timeout`` seconds, times ``PATIENCE``."""
+    timeout *= PATIENCE
     deadline = time.monotonic() + timeout
     while True:
         found = condition()

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from .conftest import ROOT
+from .linux_tools import PATIENCE
 
 README = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"<!-- python -->\n```python\n(.*?)```", README, re.DOTALL)
@@ -19,7 +20,11 @@ COMMANDS = dict(re.findall(r"<!-- command: (\w+) -->\n```sh\n(.*?)\n```", README
 def test_every_python_block_runs(lab, number):
     lab.close()  # the fixture has shown that labs run here
     done = subprocess.run(
-        [sys.executable, "-c", PYTHON[number]], capture_output=True, text=True, cwd=ROOT, timeout=60
+        [sys.executable, "-c", PYTHON[number]],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=60 * PATIENCE,
     )
 
     assert done.returncode == 0, done.stderr
@@ -37,7 +42,7 @@ def test_the_first_command_sets_everything_up_and_both_pings_are_answered(lab, t
     shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns(".git", ".venv", "*cache*", ".hypothesis"))
 
     done = subprocess.run(
-        ["sh", "-c", COMMANDS["first"]], capture_output=True, text=True, cwd=checkout, timeout=110
+        ["sh", "-c", COMMANDS["first"]], capture_output=True, text=True, cwd=checkout, timeout=110 * PATIENCE
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
@@ -61,9 +66,8 @@ def test_the_commands_of_another_terminal_work(tmp_path, monkeypatch):
 
     block = re.search(r"From another terminal.*?```sh\n(.*?)```", README, re.DOTALL)[1]
     monkeypatch.setenv("IFLAB_RUN_DIR", str(tmp_path))  # other tests run a lab of that name as well
-    iflab = (
-        f"iflab() {{ timeout -k 5 3 '{sys.executable}' -c 'from iflab.cli import main; main()' \"$@\"; }}\n"
-    )
+    program = f"'{sys.executable}' -c 'from iflab.cli import main; main()'"
+    iflab = f'iflab() {{ timeout -k 5 {3 * PATIENCE:g} {program} "$@"; }}\n'
     with Lab("link_flap") as lab:
         lab.pair("192.0.2.1/24", "192.0.2.2/24")
         for line in block.splitlines():

@@ -6,12 +6,13 @@ import os
 import platform
 import resource
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from .errors import Missing
 from .netns import Netns
-from .tap import TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_USO4, TUN_F_USO6, Tap, tun_path
+from .tap import Tap, tun_path
 from .userns import ensure_privileges, in_user_namespace
 
 __all__ = ["Finding", "check"]
@@ -94,8 +95,7 @@ def _in_a_namespace() -> list[Finding]:
             try:
                 return [
                     Finding("network namespace and TAP", True, True, "made and closed"),
-                    *_offloads(tap),
-                    _mcaddr(netns),
+                    *_features(netns, tap),
                 ]
             finally:
                 tap.close()
@@ -103,36 +103,12 @@ def _in_a_namespace() -> list[Finding]:
         return [Finding("network namespace and TAP", False, True, str(error), "run as root, or in a VM")]
 
 
-def _offloads(tap: Tap) -> list[Finding]:
-    found = []
-    for name, flags, without in (
-        ("offload TSO", TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6, "frames of wire size only"),
-        (
-            "offload USO",
-            TUN_F_CSUM | TUN_F_USO4 | TUN_F_USO6,
-            "the host segments UDP itself; Linux 6.2 has it",
-        ),
-    ):
-        try:
-            tap.set_offload(flags)
-            found.append(Finding(name, True, False, "the kernel hands out super-frames"))
-        except OSError:
-            found.append(Finding(name, False, False, without, "use a newer kernel"))
-    return found
+def _features(netns: Netns, tap: Tap) -> Iterator[Finding]:
+    from .features import features
 
-
-def _mcaddr(netns: Netns) -> Finding:
-    from .monitor import Monitor
-
-    monitor = Monitor(netns)
-    told = monitor.has_mcaddr
-    monitor.close()
-    detail = (
-        "the kernel tells of joined groups"
-        if told
-        else "read from dev_mcast instead; Linux 6.14 tells of them"
-    )
-    return Finding("multicast notices", told, False, detail, "" if told else "none needed")
+    for feature in features(netns, tap):
+        remedy = "" if feature.there else "none needed; a newer kernel"
+        yield Finding(feature.name, feature.there, False, feature.detail, remedy)
 
 
 def _fd_limit() -> Finding:

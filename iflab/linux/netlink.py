@@ -508,6 +508,9 @@ class Netlink:
 
         ``netns`` moves the device there. Raises ``KernelRefused``.
         """
+        if name is not None and up is False:
+            # Linux takes the name first, and before 6.2 none for a device that is up.
+            self.link_set(index, up=False)
         flags = change = 0
         for wanted, bit in (
             (up, IFF_UP),

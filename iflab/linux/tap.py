@@ -44,6 +44,7 @@ _IFF_NO_CARRIER = 0x0040  # Linux 6.2; older kernels pass it over
 _IFF_NO_PI = 0x1000
 _IFF_VNET_HDR = 0x4000
 _TUNSETIFF = 0x400454CA
+_TUNGETFEATURES = 0x800454CF
 _TUNSETOFFLOAD = 0x400454D0
 _TUNSETSNDBUF = 0x400454D4
 _TUNSETCARRIER = 0x400454E2
@@ -108,7 +109,7 @@ class Tap:
         """The file descriptor."""
         return self.fd
 
-    def _ioctl(self, request: int, argument: int | bytes, what: str) -> None:
+    def _ioctl(self, request: int, argument: int | bytes | bytearray, what: str) -> None:
         try:
             fcntl.ioctl(self.fd, request, argument)
         except OSError as error:
@@ -134,6 +135,22 @@ class Tap:
             if error.errno != errno.EINVAL or not flags & (TUN_F_USO4 | TUN_F_USO6):
                 raise
             self.set_offload(flags & ~(TUN_F_USO4 | TUN_F_USO6))
+
+    def offers(self, flags: int) -> bool:
+        """True when the kernel knows all of these offloads (``TUN_F_*``); they are switched on then."""
+        try:
+            self._ioctl(_TUNSETOFFLOAD, flags, f"offload {flags:#x}")
+        except KernelRefused as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return False
+        return True
+
+    def may_be_born_without_carrier(self) -> bool:
+        """True when this kernel knows ``IFF_NO_CARRIER``: a device has no link from its first moment on."""
+        features = bytearray(4)
+        self._ioctl(_TUNGETFEATURES, features, "features")
+        return bool(struct.unpack("I", features)[0] & _IFF_NO_CARRIER)
 
     def netns_inode(self) -> int | None:
         """The inode of the namespace that the device is in now, wherever it was moved; None when it was deleted."""

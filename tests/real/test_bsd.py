@@ -1,11 +1,15 @@
 """FreeBSD's commands against a running lab, from another process."""
 
 import json
+import queue
 import subprocess
+import threading
 
 import pytest
 
-from ..linux_tools import eventually, link
+from iflab import control
+
+from ..linux_tools import PATIENCE, eventually, link
 from .test_cli import IFLAB, iflab
 
 
@@ -97,7 +101,7 @@ def test_monitor_prints_messages_as_they_come_and_ends_with_the_lab(running):
     running.check()
     running.close()
 
-    out, _ = watcher.communicate(timeout=10)
+    out, _ = watcher.communicate(timeout=10 * PATIENCE)
 
     assert watcher.returncode == 0
     for part in (
@@ -116,3 +120,17 @@ def test_a_watcher_that_hangs_up_is_forgotten(running):
     watcher.terminate()
     watcher.wait()
     eventually(lambda: not running._control._ends)
+
+
+def test_a_watcher_outlives_a_long_silence(running, monkeypatch):
+    monkeypatch.setattr(control, "_TIMEOUT", 0.2)
+    parts = queue.Queue()
+    parts_of = control.Client(running._control.path).follow(do="monitor")
+    watcher = threading.Thread(target=lambda: [parts.put(part) for part in parts_of], daemon=True)
+    watcher.start()
+    eventually(lambda: running._control._ends)
+    watcher.join(1)  # longer than the server waits before it looks whether the watcher is still there
+
+    running.wires["cable0"].cut()
+
+    assert "text" in parts.get(timeout=5 * PATIENCE)

@@ -15,7 +15,7 @@ from scapy.utils import RawPcapReader
 
 import iflab.capture.capture as capture_module
 from iflab.capture import Capture
-from tests.linux_tools import eventually, need
+from tests.linux_tools import PATIENCE, eventually, need
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def tools():
 def tshark(path, *words):
     """What tshark prints; it must have nothing to complain of."""
     done = subprocess.run(
-        ["tshark", "-n", "-r", str(path), *words], capture_output=True, text=True, timeout=60
+        ["tshark", "-n", "-r", str(path), *words], capture_output=True, text=True, timeout=60 * PATIENCE
     )
     complaints = [line for line in done.stderr.splitlines() if "Running as user" not in line]
     assert done.returncode == 0, done.stderr
@@ -123,8 +123,8 @@ def test_plain_pcap_is_read_by_scapy_and_tshark(lab, tmp_path):
     lab.capture(path)
     alice, _, cable = lab.pair("192.0.2.1/24", "192.0.2.2/24")
     alice.ping("192.0.2.2", count=3)
-    sent = cable.account().sent
     lab.close()
+    sent = cable.account().sent
 
     assert len(fields(path, "frame.number")) == sent
     with RawPcapReader(str(path)) as reader:
@@ -158,7 +158,7 @@ def test_what_it_cannot_hold_is_counted_in_the_file(lab, tmp_path, monkeypatch):
     one, other = lab.station(name="one"), lab.station(name="other")
     lab.cable(one, other)
     frame = bytes(Ether(dst=other.mac, src=one.mac, type=0x88B5)) + bytes(46)
-    monkeypatch.setattr(capture_module, "BACKLOG", 50_000)
+    monkeypatch.setattr(capture_module, "BACKLOG", int(50_000 / PATIENCE))
     capture = lab.capture(path)
     with lab.lock:  # the writer gets no frame out meanwhile, or few
         for _ in range(2000):

@@ -17,7 +17,7 @@ import pytest
 from iflab import Lab
 
 from ..conftest import ROOT
-from ..linux_tools import eventually, need
+from ..linux_tools import PATIENCE, eventually, need
 
 IFLAB = [sys.executable, "-c", "from iflab.cli import main; main()"]
 
@@ -43,7 +43,9 @@ def open_place():
 
 
 def iflab(*words, cwd=ROOT, **options):
-    return subprocess.run([*IFLAB, *words], capture_output=True, text=True, cwd=cwd, timeout=60, **options)
+    return subprocess.run(
+        [*IFLAB, *words], capture_output=True, text=True, cwd=cwd, timeout=60 * PATIENCE, **options
+    )
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "scenarios").glob("*.py")), ids=lambda path: path.stem)
@@ -192,7 +194,7 @@ def test_ctrl_c_ends_a_run_cleanly():
         if "cut" in line and "cable0" in line:
             break
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=10)
+    _, err = process.communicate(timeout=10 * PATIENCE)
 
     assert process.returncode == 130
     assert "Traceback" not in err
@@ -246,7 +248,7 @@ def test_what_exec_started_ends_with_the_lab(running):
 
     lab.close()
 
-    assert process.wait(timeout=10) == 137
+    assert process.wait(timeout=10 * PATIENCE) == 137
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a stranger")
@@ -344,7 +346,7 @@ def test_the_same_scenario_as_an_ordinary_user(open_place, scenario, program):
             "PYTHONPATH": paths,
             "HOME": str(place),
         },
-        timeout=60,
+        timeout=60 * PATIENCE,
     )
 
     assert done.returncode == 0, done.stdout + done.stderr

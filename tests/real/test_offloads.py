@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import struct
 import subprocess
@@ -14,11 +15,13 @@ from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Raw
 
 from iflab.net import IFCAP, frame_of, mbuf
-from tests.linux_tools import need
+from tests.linux_tools import PATIENCE, kernel_has, need
 
 ONE, OTHER = ("192.0.2.1", "2001:db8::1"), ("192.0.2.2", "2001:db8::2")
 OCTETS = 2_000_000
 UDP_SEGMENT = 103
+WHOLE = 10_000 if PATIENCE == 1 else 3000
+"""No frame of wire size is as long; a slow host's TCP sends smaller super-frames, by its own pacing."""
 SOL_PACKET, PACKET_VNET_HDR = 263, 15
 
 
@@ -53,12 +56,25 @@ def upload(alice, bob, version=4, octets=OCTETS):
 
         thread = threading.Thread(target=receive)
         thread.start()
-        client.settimeout(20)
+        client.settimeout(20 * PATIENCE)
         client.connect((address, 5001))
         client.sendall(sent)
         client.shutdown(socket.SHUT_WR)
-        thread.join(20)
+        thread.join(20 * PATIENCE)
         assert bytes(got) == sent
+
+
+def send_train(client, datagrams, address):
+    """Send datagrams of one size in one call, or as a program does where Linux refuses that."""
+    client.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, len(datagrams[0]))
+    try:
+        client.sendto(b"".join(datagrams), address)
+    except OSError as error:
+        if error.errno != errno.EIO or kernel_has("UDP_SEGMENT anywhere"):
+            raise
+        client.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 0)
+        for datagram in datagrams:
+            client.sendto(datagram, address)
 
 
 def segments(alice, bob, size=1000, count=8, version=4):
@@ -67,10 +83,8 @@ def segments(alice, bob, size=1000, count=8, version=4):
     address = OTHER[version == 6]
     with bob.socket(family, socket.SOCK_DGRAM) as server, alice.socket(family, socket.SOCK_DGRAM) as client:
         server.bind((address, 5002))
-        server.settimeout(5)
-        client.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, size)
-        payload = b"".join(bytes([number]) * size for number in range(count))
-        client.sendto(payload, (address, 5002))
+        server.settimeout(5 * PATIENCE)
+        send_train(client, [bytes([number]) * size for number in range(count)], (address, 5002))
         got = [server.recv(65536) for _ in range(count)]
     assert sorted(got) == [bytes([number]) * size for number in range(count)]
 
@@ -102,7 +116,7 @@ def test_super_frames_cross_a_plain_cable_whole(pair, version):
 
     upload(alice, bob, version)
 
-    assert max(map(len, heard)) > 10_000
+    assert max(map(len, heard)) > WHOLE
     assert cable.account().octets > OCTETS
     assert cable.account().sent < OCTETS / 1500  # most of it went in large frames
     assert cable.account().dropped == {}
@@ -118,7 +132,7 @@ def test_the_kernel_of_the_receiver_gets_them_whole(pair):
 
     upload(alice, bob)
 
-    assert "20 packets captured" in watch.communicate(timeout=10)[1]
+    assert "20 packets captured" in watch.communicate(timeout=10 * PATIENCE)[1]
 
 
 @pytest.mark.parametrize("version", [4, 6])
@@ -128,7 +142,10 @@ def test_a_datagram_train_crosses_whole(pair, version):
 
     segments(alice, bob, version=version)
 
-    assert max(map(len, heard)) > 8000
+    if kernel_has("offload USO"):
+        assert max(map(len, heard)) > 8000
+    else:  # the host cut it itself
+        assert [len(m) for m in heard].count(len(heard[-1])) == 8
 
 
 @pytest.mark.parametrize("version", [4, 6])
@@ -167,7 +184,7 @@ def test_when_the_listener_is_gone_frames_are_whole_again(pair):
     assert "tcp-segmentation-offload: on" in features(alice)
     heard = ears(cable)
     upload(alice, bob)
-    assert max(map(len, heard)) > 10_000
+    assert max(map(len, heard)) > WHOLE
 
 
 def features(host):
@@ -241,8 +258,7 @@ def test_a_station_gets_finished_frames(lab):
     station = lab.station(em0, addresses=["192.0.2.9"])
     alice.run(["ip", "neigh", "add", "192.0.2.9", "lladdr", station.mac, "dev", "em0"], check=True)
     with alice.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1000)
-        client.sendto(bytes(4000), ("192.0.2.9", 9))
+        send_train(client, [bytes(1000)] * 4, ("192.0.2.9", 9))
         got = []
         while len(got) < 4:
             octets = station.recv_frame(timeout=2)
@@ -275,6 +291,10 @@ def test_a_tagged_super_frame_is_cut_for_who_must_see_its_pieces(lab, protocol):
     with alice.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
         raw.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
         raw.bind(("em0", 0))
+        if protocol == "udp" and not kernel_has("offload USO"):  # Linux takes no header that it never gives
+            with pytest.raises(OSError, match="Invalid argument"):
+                raw.send(virtio + frame)
+            return
         raw.send(virtio + frame)
 
     got = []

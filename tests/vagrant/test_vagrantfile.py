@@ -1,0 +1,79 @@
+"""The Vagrantfile, as Vagrant itself reads it."""
+
+import os
+import re
+import subprocess
+
+import pytest
+
+from ..linux_tools import PATIENCE, need
+from .script import VAGRANT
+
+
+@pytest.fixture
+def vagrant(tmp_path):
+    need("vagrant", "vagrant")
+
+    def run(*words, **environment):
+        clean = {
+            name: value for name, value in os.environ.items() if not name.startswith(("VAGRANT", "IFLAB_"))
+        }
+        clean |= {
+            "VAGRANT_HOME": str(tmp_path / "home"),
+            "VAGRANT_DOTFILE_PATH": str(tmp_path / "dot"),
+            "VAGRANT_CHECKPOINT_DISABLE": "1",
+        }
+        return subprocess.run(
+            ["vagrant", *words],
+            cwd=VAGRANT,
+            env=clean | environment,
+            capture_output=True,
+            text=True,
+            timeout=60 * PATIENCE,
+        )
+
+    return run
+
+
+@pytest.fixture
+def virtualbox(tmp_path):
+    """As if VirtualBox were installed, as far as validating goes."""
+    place = tmp_path / "bin"
+    place.mkdir()
+    program = place / "VBoxManage"
+    program.write_text('#!/bin/sh\n[ "$1" != --version ] || echo 7.0.20r163906\n')
+    program.chmod(0o755)
+    return {"PATH": f"{place}:{os.environ['PATH']}", "VAGRANT_DEFAULT_PROVIDER": "virtualbox"}
+
+
+def test_it_is_valid_without_a_provider(vagrant):
+    done = vagrant("validate", "--ignore-provider")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "validated successfully" in done.stdout
+
+
+def test_it_is_valid_with_virtualbox(vagrant, virtualbox):
+    done = vagrant("validate", **virtualbox, IFLAB_CPUS="4", IFLAB_MEMORY="4096")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Ignoring" not in done.stdout
+
+
+def test_debian_13_is_the_machine_that_up_starts(vagrant, virtualbox):
+    done = vagrant("status", "--machine-readable", **virtualbox)
+
+    names = re.findall(r"^\d+,(\w+),metadata,provider,virtualbox$", done.stdout, re.MULTILINE)
+    assert names == ["debian13", "debian12"], done.stdout
+    text = (VAGRANT / "Vagrantfile").read_text()
+    assert "primary: first, autostart: first" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("IFLAB_CPUS", "0"), ("IFLAB_MEMORY", "2 GB"), ("IFLAB_CPUS", "two")]
+)
+def test_a_size_that_is_no_number_is_refused_by_name(vagrant, name, value):
+    done = vagrant("validate", "--ignore-provider", **{name: value})
+
+    assert done.returncode != 0
+    assert f"{name}={value} is no number above 0" in done.stdout + done.stderr
