@@ -41,6 +41,7 @@ from .kinds import (
     Truncate,
 )
 from .record import Record, Recorder, RecordError
+from .schedule import Event, Every, Schedule
 from .stream import Stream
 
 __all__ = [
@@ -49,6 +50,8 @@ __all__ = [
     "Delay",
     "Distribution",
     "Duplicate",
+    "Event",
+    "Every",
     "Fault",
     "FaultError",
     "Faults",
@@ -65,6 +68,7 @@ __all__ = [
     "RecordError",
     "Recorder",
     "Reorder",
+    "Schedule",
     "Stream",
     "Struck",
     "Table",
