@@ -65,10 +65,10 @@ class Stream(random.Random):
         """The next ``k`` bits. Raises ``ValueError`` below 0."""
         if k < 0:
             raise ValueError("number of bits must be non-negative")
-        value = 0
-        for at in range(0, k, 64):
-            value |= self._word() << at
-        return value & ((1 << k) - 1)
+        if k <= 64:
+            return self._word() >> 64 - k
+        words = b"".join(self._word().to_bytes(8, "little") for _ in range(0, k, 64))
+        return int.from_bytes(words, "little") >> -k % 64
 
     def getstate(self) -> Any:
         """Not to be had: ``seek`` takes the place of states. Raises ``NotImplementedError``."""

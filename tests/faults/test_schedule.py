@@ -85,9 +85,8 @@ def test_one_that_fails_is_told_and_harms_nothing(caplog):
 
     assert event.runs == 2
     assert isinstance(event.error, RuntimeError)
-    assert [text for _, text in told.lines if "failed" in text][0].endswith(
-        "broken() failed: RuntimeError: no"
-    )
+    failed = next(text for _, text in told.lines if "failed" in text)
+    assert failed.endswith("broken() failed: RuntimeError: no")
     assert "Traceback" in caplog.text
     assert told.calls == [(1.0, "x")]
 
