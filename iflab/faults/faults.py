@@ -80,13 +80,6 @@ class Faults:
             for port in wire.ends:
                 self.plugged(wire, port)
 
-    def forget(self, wire: Wire) -> None:
-        """The wire is gone."""
-        for table in (self._channels, self._chosen):
-            for key in [key for key in table if key[0] is wire]:
-                del table[key]
-        self._default.pop(wire, None)
-
     def plugged(self, wire: Wire, port: Port) -> None:
         """A port was plugged in: what is set for the wire, or for this port before, holds for it."""
         faults = self.of(wire, port)

@@ -625,9 +625,8 @@ class TokenBucketRegulator:
     """Lets a send queue go at ``rate`` bits a second, with bursts of ``depth`` octets (``tbr_dequeue``).
 
     A frame may leave while there is any token; it takes as many as it has octets, so
-    the bucket may be overdrawn by one frame. What was looked at may be taken: a
-    ``dequeue`` behind a ``poll`` is not asked again. When frames wait for tokens the
-    driver is started as soon as there are some.
+    the bucket may be overdrawn by one frame. When frames wait for tokens the driver is
+    started as soon as there are some.
     """
 
     def __init__(self, clock: Clock, rate: float, depth: int) -> None:
@@ -640,7 +639,6 @@ class TokenBucketRegulator:
         self.depth = depth
         self._tokens = float(depth)
         self._last = clock.now()
-        self._looked = False
         self._ifp: Ifnet | None = None
         self._timer: Timer | None = None
 
@@ -665,17 +663,16 @@ class TokenBucketRegulator:
 
     def dequeue(self, ifq: Ifqueue, look: bool) -> Mbuf | None:
         """Give the next frame of ``ifq`` if there are tokens, or only look at it."""
-        if not (self._looked and not look):
-            now = self.clock.now()
-            self._tokens = min(self.depth, self._tokens + (now - self._last) * self.rate / 8)
-            self._last = now
-            if self._tokens <= 0:
-                self._looked = False
-                self._wait(ifq)
-                return None
-        m = ifq.poll_unregulated() if look else ifq.dequeue_unregulated()
-        self._looked = look and m is not None
-        if m is not None and not look:
+        now = self.clock.now()
+        self._tokens = min(self.depth, self._tokens + (now - self._last) * self.rate / 8)
+        self._last = now
+        if self._tokens <= 0:
+            self._wait(ifq)
+            return None
+        if look:
+            return ifq.poll_unregulated()
+        m = ifq.dequeue_unregulated()
+        if m is not None:
             self._tokens -= len(m) - PKTHDR
         return m
 

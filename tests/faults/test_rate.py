@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import pytest
@@ -42,15 +41,11 @@ def test_a_burst_leaves_at_once_and_then_the_rate_holds():
 def test_the_long_run_has_the_rate_whatever_the_timers_do():
     bed = Bed(Rate(1e6, burst=3000, frames=None))
     bed.send(20_000, octets=125)
-    for _ in range(1000):
-        bed.clock.advance(0.0217)
-
-    # conformance (RFC 2697): in any time t no more than burst + rate · t leave
-    last = bed.arrived[-1][0]
-    assert last == pytest.approx((20_000 * 125 - 3000) / 125_000)
-    for (early, i), (late, j) in itertools.product(bed.arrived[::997], bed.arrived[::1009]):
-        if i < j:
-            assert (j - i + 1) * 125 <= 3000 + 125_000 * (late - early) + 125 + 1e-6
+    for turn in range(1, 1001):
+        bed.clock._now += 0.0217  # whoever runs the timers was busy
+        bed.clock.advance(0)
+        # what has arrived is what the rate and the burst allow by now, whole frames
+        assert len(bed.arrived) == min(20_000, int((3000 + 125_000 * 0.0217 * turn) / 125 + 1e-6))
 
 
 def test_a_frame_longer_than_the_burst_never_leaves():

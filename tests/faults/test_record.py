@@ -258,6 +258,22 @@ def test_a_fault_that_nobody_knows_is_refused():
         fault_of({"fault": "Loss", "chance": 1})
 
 
+def test_a_record_may_begin_in_the_middle_and_another_follow_it(tmp_path):
+    bed = Bed(Loss(0.5), seed=5)
+    bed.send(20)
+    bed.faults.record(tmp_path / "one")
+    bed.send(20)
+    bed.faults.record(tmp_path / "two")
+    bed.send(20)
+    bed.faults.close()
+
+    one, two = (Record.read(tmp_path / name).histories["cable0", "a", "b"] for name in ("one", "two"))
+    assert [after for after, _ in one.settings] == [20]
+    assert {frame for frame, _, _ in one.decisions} == {n for n in bed.lost if 20 < n <= 40}
+    assert {frame for frame, _, _ in two.decisions} == {n for n in bed.lost if n > 40}
+    assert two.last == 60
+
+
 def test_a_full_disk_ends_the_record_and_nothing_else(caplog):
     bed = Bed(seed=1)
     recorder = bed.faults.record("/dev/full")
