@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from iflab.drivers import TapNic
+from iflab.drivers.faulty import FaultyNic
 from iflab.linux import Netns, check_name
 from iflab.net import IFF, Ifnet, Ifreq, Priv, Thread, Vnet
 from iflab.net.priv import allow_all
@@ -187,6 +188,8 @@ class Host:
                     f"{self.name} has a NIC {name} already; choose another name, such as {self._free(name)}"
                 )
             nic.closer = self.lab.close_tap
+            if isinstance(nic, FaultyNic):
+                nic.faults = self.lab.faults
             ifp = nic.attach(self.vnet, self.netns, self.lab.engine, name, octets, mtu)
             try:
                 self._configure(ifp, interfaces, up)

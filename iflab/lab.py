@@ -32,6 +32,7 @@ from iflab.agreement import Disagreement
 from iflab.control import ControlServer, make_private_directory, remove_private_directory
 from iflab.drivers import TapNic
 from iflab.engine import Engine
+from iflab.faults import Event, Faults, Record, Recorder, Schedule
 from iflab.host import Host, LabError
 from iflab.linux import Keeper, Netns, Tap, ensure_privileges, open_tun, raise_fd_limit
 from iflab.net import (
@@ -42,7 +43,6 @@ from iflab.net import (
     Ifnet,
     Kernel,
     LinkState,
-    Timer,
     Vnet,
     arpcom_alloc,
     arpcom_free,
@@ -81,7 +81,9 @@ class Lab:
     ``name`` is how other terminals reach it (``iflab ps``, ``iflab exec``);
     ``seed`` decides every random choice; without ``control`` no other terminal
     gets in. ``on_log`` is called with the seconds since the start and a line of
-    text whenever something worth telling happens, on any thread.
+    text whenever something worth telling happens, on any thread. With ``replay``, a
+    record or its path, faults of cables decide as they did then, and the seed is the
+    record's.
 
     Raises ``Missing`` when the machine lacks something that a lab needs.
     """
@@ -93,6 +95,7 @@ class Lab:
         seed: int | None = None,
         control: bool = True,
         on_log: Callable[[float, str], None] | None = None,
+        replay: Record | str | os.PathLike[str] | None = None,
     ) -> None:
         number = next(_numbers)
         self.name = name or (f"lab{os.getpid()}" if number == 0 else f"lab{os.getpid()}-{number}")
@@ -100,7 +103,11 @@ class Lab:
             raise LabError(
                 f"{self.name!r} is no name for a lab; use letters, digits, '.', '-' and '_', 40 at most"
             )
-        self.seed = random.randrange(2**32) if seed is None else seed
+        if replay is not None and not isinstance(replay, Record):
+            replay = Record.read(replay)
+        if seed is None:
+            seed = random.randrange(2**32) if replay is None else replay.seed
+        self.seed = seed
         self.random = random.Random(self.seed)
         self.on_log = on_log
         self.started = time.time()
@@ -116,7 +123,6 @@ class Lab:
         self.patience = 1.0
         """Multiplies the time that expectations and ``wait_ready`` wait: more than 1 on a slow machine."""
         self._closers: list[threading.Thread] = []
-        self._timers: list[Timer] = []
         self._group_numbers = {"": 0}
         self._building = 0
         self._closed = False
@@ -141,6 +147,9 @@ class Lab:
             undo.callback(self.keeper.close)
             self.engine = Engine(self.lock, self.kernel.taskqueue_swi, self.name)
             undo.callback(self.engine.stop)
+            self.faults = Faults(self.engine, self.seed, elapsed=self.elapsed, replay=replay)
+            """The faults of its cables: counts, streams of random numbers, the record."""
+            self._schedule = Schedule(self.engine, self.log, self._find)
             self.engine.start()
             self.engine.add_reader(self._listener.monitor.fileno(), self._listener.readable)
             events = self.kernel.events
@@ -187,6 +196,7 @@ class Lab:
         _log.info("%s: %s", self.name, text)
         for capture in self._captures if not self._closed else ():
             capture.note(f"{self.elapsed():.3f} s {text}")
+        self.faults.note(text)
         if self.on_log is not None:
             self.on_log(self.elapsed(), text)
 
@@ -300,6 +310,7 @@ class Lab:
     def _plug_all(self, wire: Wire, things: Iterable[Ifnet | Port]) -> None:
         with self.lock:
             try:
+                self.faults.adopt(wire)
                 for thing in things:
                     wire.plug(self._port(thing))
             except BaseException:
@@ -358,11 +369,53 @@ class Lab:
 
     # while it runs
 
-    def at(self, seconds: float, fn: Callable[..., object], *args: Any) -> Timer:
-        """Call ``fn(*args)`` in ``seconds`` from now, on the engine's thread; the returned timer can be cancelled."""
-        timer = self.engine.call_at(self.engine.now() + seconds, lambda: _discard(fn(*args)))
-        self._timers.append(timer)
-        return timer
+    def at(self, seconds: float, fn: Callable[..., object] | str, *args: Any, **options: Any) -> Event:
+        """Call ``fn(*args, **options)`` in ``seconds`` from now, on the engine's thread; logged, and can be cancelled.
+
+        ``fn`` may be a name, looked up when the time has come: ``"cable0.cut"`` of a
+        wire, ``"alice:em0.vanish"`` of a NIC. Raises ``FaultError`` for a time below 0.
+        """
+        return self._schedule.at(seconds, fn, *args, **options)
+
+    def every(
+        self,
+        period: float,
+        fn: Callable[..., object] | str,
+        *args: Any,
+        first: float | None = None,
+        times: int | None = None,
+        **options: Any,
+    ) -> Event:
+        """Call it every ``period`` seconds, the first time in ``first`` (None: a period), ``times`` in all; as ``at``."""
+        return self._schedule.every(period, fn, *args, first=first, times=times, **options)
+
+    def schedule(self, table: Iterable[tuple[Any, ...]]) -> list[Event]:
+        """Call what a table says, its seconds counted from now: ``[(1.5, cable.cut), (Every(2.0), "cable0.mend")]``."""
+        return self._schedule.table(table)
+
+    def _find(self, name: str) -> Callable[..., object]:
+        """The function of a name in a schedule. Raises ``LabError``."""
+        whose, _, what = name.rpartition(".")
+        host, _, nic = whose.partition(":")
+        owner: Any = self.wires.get(whose)
+        if owner is None and host in self.hosts and nic in self.hosts[host].nics:
+            owner = self.hosts[host].nics[nic].if_softc
+        function = getattr(owner, what, None)
+        if owner is None or what.startswith("_") or not callable(function):
+            there = ", ".join(self.wires) or "no wires"
+            raise LabError(
+                f"{name!r} names nothing to call; write WIRE.function or HOST:NIC.function; there are {there}"
+            )
+        found: Callable[..., object] = function
+        return found
+
+    def record(self, path: str | os.PathLike[str], **about: Any) -> Recorder:
+        """Write a record of all faults from now on, with seed and versions; ``about`` goes to its first line.
+
+        ``Lab(replay=path)`` lets faults of cables decide the same again. Raises ``OSError``.
+        """
+        self._check_open()
+        return self.faults.record(path, {"lab": self.name, "started": self.started, **about})
 
     def wait_links(self, timeout: float = 5.0) -> None:
         """Wait until every NIC that is up and has a carrier sends: its kernel needs a moment after the plug.
@@ -668,8 +721,7 @@ class Lab:
         self._closed = True
         if self._control is not None:
             self._control.close()
-        for timer in self._timers:
-            timer.cancel()
+        self._schedule.cancel()
         for host in self.hosts.values():
             for server in host.servers:
                 server.close()
@@ -689,6 +741,7 @@ class Lab:
         self.engine.stop()
         for capture in self._captures:
             capture.close()
+        self.faults.close()
         self._listener.close()
         for host in self.hosts.values():
             host.netns.close()
@@ -717,10 +770,6 @@ class Lab:
         for vnet in list(self.kernel.vnets):
             self.kernel.vnet_destroy(vnet)
         return fds
-
-
-def _discard(value: object) -> None:
-    """Take whatever a scheduled function returned."""
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

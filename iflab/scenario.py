@@ -4,6 +4,10 @@ A scenario is a Python file with a function ``scenario(lab, …)``. The first li
 its docstring says what it shows; the parameters after ``lab`` have types and
 defaults, and ``--set name=value`` fills them. What it asserts decides the outcome.
 
+A table ``SCHEDULE`` in the file is begun with the function (``Lab.schedule``)::
+
+    SCHEDULE = [(1.5, "cable0.cut"), (2.5, "cable0.mend")]
+
 A scenario file is code and runs with the rights of whoever runs it.
 """
 
@@ -192,6 +196,8 @@ def run_scenario(scenario: Scenario, lab: Lab, values: Mapping[str, Any]) -> Out
     began = time.monotonic()
     outcome = Outcome(scenario.name, True, 0.0, lab.seed, dict(values))
     try:
+        if table := getattr(scenario.function, "__globals__", {}).get("SCHEDULE"):
+            lab.schedule(table)
         scenario.function(lab, **values)
     except Missing:
         raise  # no fault of the scenario's

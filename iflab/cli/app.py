@@ -21,6 +21,7 @@ A network lab in Python: FreeBSD's interface layer over real Linux TAP devices.
   iflab list                             the scenarios, a line each
   iflab run scenarios/01_first_ping.py   two hosts, one cable, two pings
   iflab run link_flap --set cut_for=2 --pcap flap.pcap
+  iflab replay flap.pcap.record          the same faults once more, frame for frame
   iflab shell                            a Python prompt with a lab
   iflab bench --quick                    how fast it is here, against references
 
@@ -86,6 +87,12 @@ def run(
     pcap: Annotated[
         Path | None, typer.Option(help="Write every frame on every wire to this pcap file.")
     ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write what ran and every fault to this file, for 'iflab replay'; PCAP.record with --pcap."
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Decides every random choice; printed at the end.")] = None,
     json_: JsonOption = False,
 ) -> None:
@@ -97,7 +104,26 @@ def run(
     """
     from .run import run_command
 
-    raise typer.Exit(run_command(scenario, set_ or [], pcap, seed, json_))
+    raise typer.Exit(run_command(scenario, set_ or [], pcap, record, seed, json_))
+
+
+@app.command()
+def replay(
+    record: Annotated[Path, typer.Argument(help="A record that 'iflab run --record' wrote.")],
+    pcap: Annotated[
+        Path | None, typer.Option(help="Write every frame on every wire to this pcap file.")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Run a recorded scenario again: its faults strike the same frames, whatever the timing.
+
+    A record names a scenario file, which is code: replay only those that you trust.
+
+    Example: iflab replay flap.pcap.record
+    """
+    from .run import replay_command
+
+    raise typer.Exit(replay_command(record, pcap, json_))
 
 
 @app.command("list")

@@ -14,6 +14,7 @@ def explain(error: Exception) -> tuple[int | None, str]:
     from iflab.bench.core import BenchError
     from iflab.bsd import CommandError
     from iflab.control import NoSuchLab
+    from iflab.faults import FaultError
     from iflab.host import LabError
     from iflab.linux import InvalidName, KernelRefused, Missing
     from iflab.scenario import ScenarioError
@@ -23,7 +24,8 @@ def explain(error: Exception) -> tuple[int | None, str]:
     if isinstance(error, Missing):
         return MISSING, f"{text} ('iflab check' tells all that is missing)"
     if isinstance(
-        error, (ScenarioError, LabError, WireError, InvalidName, NoSuchLab, CommandError, BenchError)
+        error,
+        (ScenarioError, LabError, WireError, FaultError, InvalidName, NoSuchLab, CommandError, BenchError),
     ):
         return USAGE, text
     if isinstance(error, (KernelRefused, PermissionError, FileNotFoundError, IsADirectoryError)):

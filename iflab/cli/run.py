@@ -8,10 +8,15 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .errors import HELD_NOT
 
-__all__ = ["run_command", "shell_command"]
+if TYPE_CHECKING:
+    from iflab.faults import Record
+    from iflab.scenario import Scenario
+
+__all__ = ["replay_command", "run_command", "shell_command"]
 
 
 def _printer(to_stderr: bool) -> Callable[[float, str], None]:
@@ -46,18 +51,57 @@ def _settings(pairs: list[str]) -> dict[str, str]:
     return settings
 
 
-def run_command(which: str, pairs: list[str], pcap: Path | None, seed: int | None, as_json: bool) -> int:
-    """Run a scenario, show what happens, and return the exit status."""
-    from iflab.lab import Lab
-    from iflab.scenario import find_scenario, run_scenario
+def run_command(
+    which: str, pairs: list[str], pcap: Path | None, record: Path | None, seed: int | None, as_json: bool
+) -> int:
+    """Run a scenario, show what happens, and return the exit status.
 
-    scenario = find_scenario(which)
-    values = scenario.values(_settings(pairs))
+    With a capture there is a record beside it, its name with ``.record`` behind.
+    """
+    from iflab.scenario import find_scenario
+
+    if record is None and pcap is not None:
+        record = pcap.with_name(pcap.name + ".record")
+    return _run(find_scenario(which), _settings(pairs), pcap, record, seed, None, as_json)
+
+
+def replay_command(path: Path, pcap: Path | None, as_json: bool) -> int:
+    """Run the scenario of a record again, with the same decisions; return the exit status."""
+    from iflab.faults import Record, RecordError
+    from iflab.scenario import find_scenario
+
+    record = Record.read(path)
+    which = record.about.get("scenario")
+    if not which:
+        raise RecordError(
+            f"{path} is no record of a scenario; in a program of your own, Lab(replay=path) replays it"
+        )
+    settings = {str(name): str(value) for name, value in record.about.get("parameters", {}).items()}
+    return _run(find_scenario(str(which)), settings, pcap, None, None, record, as_json)
+
+
+def _run(
+    scenario: Scenario,
+    settings: dict[str, str],
+    pcap: Path | None,
+    record: Path | None,
+    seed: int | None,
+    replay: Record | None,
+    as_json: bool,
+) -> int:
+    from iflab.lab import Lab
+    from iflab.scenario import run_scenario
+
+    values = scenario.values(settings)
     show = _printer(to_stderr=as_json)
     show(0.0, f"{scenario.name}: {scenario.purpose}")
-    with Lab(scenario.name, seed=seed, on_log=show) as lab:
+    if replay is not None:
+        show(0.0, f"replaying {replay.path}: seed {replay.seed}, {replay.decisions} decisions")
+    with Lab(scenario.name, seed=seed, on_log=show, replay=replay) as lab:
         if pcap is not None:
             lab.capture(pcap)
+        if record is not None:
+            lab.record(record, scenario=str(scenario.path.resolve()), parameters=values)
         outcome = run_scenario(scenario, lab, values)
         ended = lab.elapsed()
     if as_json:
@@ -65,11 +109,9 @@ def run_command(which: str, pairs: list[str], pcap: Path | None, seed: int | Non
     else:
         if outcome.details:
             print(outcome.details, file=sys.stderr)
-        settings = "".join(
-            f" --set {name}={value}" for name, value in values.items() if name in _settings(pairs)
-        )
+        chosen = "".join(f" --set {name}={value}" for name, value in values.items() if name in settings)
         verdict = "held" if outcome.held else f"FAILED at {outcome.failure}"
-        show(ended, f"{scenario.name}: {verdict}  (--seed {outcome.seed}{settings})")
+        show(ended, f"{scenario.name}: {verdict}  (--seed {outcome.seed}{chosen})")
     return 0 if outcome.held else HELD_NOT
 
 

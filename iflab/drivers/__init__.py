@@ -9,6 +9,8 @@ NIC of your own is a subclass; all it must keep is the contract of
             while (m := ifp.if_snd.dequeue()) is not None:
                 self.send(m)
                 self.send(m)
+
+NICs that fail in ways one can order are in ``faulty.py``.
 """
 
 from __future__ import annotations

@@ -468,7 +468,7 @@ class TapNic(Driver):
         wanted = 0
         if accepts & ACCEPTS_CSUM and able & (IFCAP.TXCSUM | IFCAP.TXCSUM_IPV6):
             wanted = TUN_F_CSUM
-            if accepts & ACCEPTS_GSO:
+            if accepts & ACCEPTS_GSO and not self.ifp.if_snd.is_managed():
                 wanted |= TUN_F_TSO4 if able & IFCAP.TSO4 else 0
                 wanted |= TUN_F_TSO6 if able & IFCAP.TSO6 else 0
                 if able & IFCAP.TSO4 and able & IFCAP.TSO6:
@@ -477,6 +477,10 @@ class TapNic(Driver):
             self.tap.set_offload(wanted)
             self._offload = wanted
             self._stale_until = time.monotonic() + STALE_FOR
+
+    def if_snd_changed(self, ifp: Ifnet) -> None:
+        """Who manages the send queue gets it in frames of the wire's size."""
+        self.accepts_change()
 
     def accepts(self, destination: bytes) -> bool:
         """The hardware filter: own MAC, broadcast, the multicast list, or what the modes say."""

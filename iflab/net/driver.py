@@ -72,6 +72,9 @@ class Driver(abc.ABC):
         Raises ``OSError`` where the move is impossible: the interface then returns to where it was.
         """
 
+    def if_snd_changed(self, ifp: Ifnet) -> None:  # noqa: B027 - optional by contract
+        """A discipline or regulator came to the send queue, or went (``if_snd.is_managed()``)."""
+
     def if_detached(self, ifp: Ifnet) -> None:  # noqa: B027 - optional by contract
         """The interface is gone and the dead driver in this one's place: let the hardware go."""
 

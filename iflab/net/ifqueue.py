@@ -143,12 +143,14 @@ class Ifqueue:
         if self._discipline is None:
             self.purge()
             self._discipline = self.altq_disc
+            self._tell()
 
     def altq_disable(self) -> None:
         """Throw the discipline's frames away and go on without it."""
         if self._discipline is not None:
             self._discipline.purge()
             self._discipline = None
+            self._tell()
 
     def altq_detach(self) -> None:
         """Take the discipline out. Raises EBUSY while it is enabled, ENXIO when there is none."""
@@ -170,6 +172,15 @@ class Ifqueue:
         """
         self.altq_tbr = regulator
         self._tbr_dequeue = dequeue if regulator is not None else None
+        self._tell()
+
+    def is_managed(self) -> bool:
+        """True while a discipline or a regulator has a say: they count on frames as they go on the wire."""
+        return self._discipline is not None or self._tbr_dequeue is not None
+
+    def _tell(self) -> None:
+        if self.altq_ifp is not None:
+            self.altq_ifp.if_driver.if_snd_changed(self.altq_ifp)
 
 
 def ifq_init(ifp: Ifnet) -> Ifqueue:

@@ -3,9 +3,10 @@
 A wire connects ports. Each plugged port has an ``End``; what it sends goes to
 every other port. A frame's way, left to right::
 
-    end.send -> taps -> cut? -> hooks -> delay -> port.receive
+    end.send -> taps -> cut? -> hooks -> faults -> delay -> port.receive
 
-On a wire without taps, cuts, hooks and delay all of that is one short function.
+On a wire without any of these all of that is one short function. What the faults
+do is not known here: they are an ``Impairment`` (``iflab/faults``).
 
 The carrier at an end is there when frames can arrive: some other port is plugged
 in and the way from it is not cut.
@@ -17,7 +18,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 from iflab.net.clock import Clock, Timer
 from iflab.net.ifnet import FRAME_MAX, FRAME_MIN
@@ -28,7 +29,16 @@ from iflab.net.packet import octets_of
 from .frame import Frame, load_scapy
 from .port import End, Flow, Port, WireError
 
-__all__ = ["FateFunction", "Hook", "HookFunction", "Tap", "TapFunction", "Wire"]
+__all__ = [
+    "FateFunction",
+    "Hook",
+    "HookFunction",
+    "Impairer",
+    "Impairment",
+    "Tap",
+    "TapFunction",
+    "Wire",
+]
 
 _log = logging.getLogger("iflab.wire")
 
@@ -42,6 +52,26 @@ _MBUF_MAX = PKTHDR + FRAME_MAX
 
 HOOK_MOST = 10_000
 """A hook may make this many frames of one; one that makes more is taken to be endless."""
+
+
+class Impairment(Protocol):
+    """Faults in the way towards one port; for each frame it calls ``wire.pass_on`` or ``wire.lose``, sooner or later."""
+
+    def take(self, end: End, m: Mbuf) -> None:
+        """Take a frame that ``end`` sent; it counts as in flight."""
+
+    def lose(self, cause: str, end: End | None = None) -> None:
+        """Lose what is in flight, all of it or what ``end`` sent."""
+
+
+class Impairer(Protocol):
+    """Makes the faults of wires; told of plugs, with the lock held."""
+
+    def impair(self, wire: Wire, faults: Iterable[Any], towards: Port | None) -> None:
+        """Set the faults of ``wire``."""
+
+    def plugged(self, wire: Wire, port: Port) -> None:
+        """A port was plugged in."""
 
 
 class Hook:
@@ -164,6 +194,9 @@ class Wire:
         self._delays: dict[Port, float] = {}
         self._default_delay = 0.0
         self._pipes: dict[Port, _Pipe] = {}
+        self.impairer: Impairer | None = None
+        self.impairments: dict[Port, Impairment] = {}
+        """Faults in the way, by the port that it leads to."""
         self.set_delay(delay)
 
     def __repr__(self) -> str:
@@ -186,6 +219,8 @@ class Wire:
                     f"{self.name} has {self.max_ports} ends and both are plugged; use a segment for more ports"
                 )
             end = port.end = self.ends[port] = End(self, port)
+            if self.impairer is not None:
+                self.impairer.plugged(self, port)
             self.rebind()
             self._tell(f"{port.name} plugged in")
             return end
@@ -199,6 +234,9 @@ class Wire:
                 pipe.lose("unplugged")
             for other in list(self._pipes.values()):
                 other.lose("unplugged", end)
+            for way, impairment in list(self.impairments.items()):
+                impairment.lose("unplugged", None if way is port else end)
+            self.impairments.pop(port, None)
             del self.ends[port]
             self._cut.discard(port)
             self._mute.discard(port)
@@ -250,6 +288,11 @@ class Wire:
                     pipe.lose("cut")
                 elif towards in self._mute:
                     pipe.lose("cut", self.ends[towards])
+            for port, impairment in list(self.impairments.items()):
+                if towards is None or port in self._cut:
+                    impairment.lose("cut")
+                elif towards in self._mute:
+                    impairment.lose("cut", self.ends[towards])
             self.rebind()
             self._tell("cut" if towards is None else f"cut towards {towards.name}")
 
@@ -310,6 +353,33 @@ class Wire:
     def delay(self, towards: Port | None = None) -> float:
         """Seconds that a frame takes towards a port."""
         return self._default_delay if towards is None else self._delays.get(towards, self._default_delay)
+
+    # faults
+
+    def impair(self, *faults: Any, towards: Port | None = None) -> None:
+        """Set the faults (``iflab.faults``) of the way towards a port, or of every way, in the place of those before.
+
+        Without any the wire is sound again. ``towards`` may be a NIC's ifnet. Raises
+        ``FaultError`` for what cannot be, ``WireError`` on a wire that belongs to no lab.
+        """
+        if self.impairer is None:
+            raise WireError(
+                f"{self.name} belongs to no lab and can have no faults; Faults(clock, seed).adopt(wire) makes it"
+            )
+        with self.clock.lock:
+            port = None if towards is None else self._end(getattr(towards, "if_softc", towards)).port
+            self.impairer.impair(self, faults, port)
+            what = ", ".join(map(repr, faults)) or "none"
+            self._tell(f"faults{f' towards {port.name}' if port is not None else ''}: {what}")
+
+    def set_impairment(self, port: Port, impairment: Impairment | None) -> None:
+        """Put faults in the way towards a port, or take them out. What they hold is theirs to pass on."""
+        with self.clock.lock:
+            if impairment is None:
+                self.impairments.pop(port, None)
+            else:
+                self.impairments[port] = impairment
+            self.rebind()
 
     # hooks and taps
 
@@ -397,7 +467,7 @@ class Wire:
             return winding
         other = next(other for other in self.ends.values() if other is not end)
         port = other.port
-        if self._blocked(end, other) or self.delay(port):
+        if self._blocked(end, other) or self.delay(port) or port in self.impairments:
             return winding
         if port in self._pipes and self._pipes[port].frames:
             return winding  # nothing overtakes what is still in flight
@@ -470,7 +540,7 @@ class Wire:
         return hooked
 
     def _hook_failed(self, hook: Hook, end: End, port: Port, m: Mbuf, error: BaseException) -> None:
-        self._lose(end, port, m, "hook error")
+        self.lose(end, port, m, "hook error")
         if isinstance(error, KeyboardInterrupt):
             raise error
         _log.error("a hook on %s failed and lost its frame: %r", self.name, hook.fn, exc_info=error)
@@ -481,7 +551,9 @@ class Wire:
             return 0
         port = next(other.port for other in self.ends.values() if other is not end)
         takes = getattr(port, "takes", None)
-        return 0 if takes is None or self._hooks_towards(port) else int(takes(end.port))
+        if takes is None or self._hooks_towards(port) or port in self.impairments:
+            return 0
+        return int(takes(end.port))
 
     def _hooks_towards(self, port: Port) -> list[Hook]:
         return [hook for hook in self.hooks if hook.towards is None or hook.towards is port]
@@ -494,21 +566,21 @@ class Wire:
         if self.taps:
             self._heard(end, m)
         if not end.accepts and is_unfinished(m):  # the port should have done it
-            self._lose(end, None, m, "unfinished")
+            self.lose(end, None, m, "unfinished")
             return
         if not _MBUF_MIN <= len(m) <= _MBUF_MAX:
-            self._lose(end, None, m, "too short" if len(m) < _MBUF_MIN else "too long")
+            self.lose(end, None, m, "too short" if len(m) < _MBUF_MIN else "too long")
             return
         others = [other for other in self.ends.values() if other is not end]
         if not others:
-            self._lose(end, None, m, "unplugged")
+            self.lose(end, None, m, "unplugged")
             return
         if len(others) > 1:
             flow.added += len(others) - 1
             flow.in_flight += len(others) - 1
         for other in others:
             if cause := self._blocked(end, other):
-                self._lose(end, other.port, m, cause)
+                self.lose(end, other.port, m, cause)
             elif self.hooks and (hooks := self._hooks_towards(other.port)):
                 for each in self._through_hooks(hooks, end, other.port, m):
                     self._after_hooks(end, other, each)
@@ -517,11 +589,19 @@ class Wire:
 
     def _after_hooks(self, end: End, other: End, m: Mbuf) -> None:
         if cause := self._blocked(end, other):  # a hook pulled a plug
-            self._lose(end, other.port, m, cause)
+            self.lose(end, other.port, m, cause)
         else:
             self._carry(end, other.port, m)
 
     def _carry(self, end: End, port: Port, m: Mbuf) -> None:
+        impairment = self.impairments.get(port)
+        if impairment is None:
+            self.pass_on(end, port, m)
+        else:
+            impairment.take(end, m)
+
+    def pass_on(self, end: End, port: Port, m: Mbuf) -> None:
+        """Let a frame go on from where the faults are: into the delay, or to the port. The lock must be held."""
         delay = self._delays.get(port, self._default_delay)
         pipe = self._pipes.get(port)
         if delay or (pipe is not None and pipe.frames):
@@ -536,7 +616,7 @@ class Wire:
             self._deliver(end, port, m)
 
         def lost(end: End, m: Mbuf, cause: str) -> None:
-            self._lose(end, port, m, cause)
+            self.lose(end, port, m, cause)
 
         def emptied() -> None:
             if not self.delay(port):  # the delay was taken off meanwhile: back to the straight way
@@ -561,7 +641,8 @@ class Wire:
         end.flow.drop("receiver error")
         _log.exception("%s: %s failed to take a frame", self.name, port.name)
 
-    def _lose(self, end: End, port: Port | None, m: Mbuf, cause: str) -> None:
+    def lose(self, end: End, port: Port | None, m: Mbuf, cause: str) -> None:
+        """Count a frame that was in flight as lost, and tell the taps. The lock must be held."""
         end.flow.in_flight -= 1
         end.flow.drop(cause)
         if self.taps:
@@ -598,7 +679,7 @@ class Wire:
                     self._hook_failed(hook, end, port, before, error)
                     continue
                 if not kept:
-                    self._lose(end, port, before, "hook")
+                    self.lose(end, port, before, "hook")
                 elif len(kept) > 1:
                     end.flow.added += len(kept) - 1
                     end.flow.in_flight += len(kept) - 1

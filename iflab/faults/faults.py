@@ -1,0 +1,229 @@
+"""The faults of all wires of a run: setting them, counting them, recording and replaying them.
+
+::
+
+    faults = Faults(clock, seed=7)
+    faults.adopt(cable)
+    cable.impair(Loss(0.1), Delay(0.05), towards=port)
+
+A lab does the first two lines itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from iflab.net.clock import Clock
+from iflab.wire import Port, Wire
+
+from .channel import Channel, Way
+from .kinds import Does, Fault, in_order
+from .record import Direction, Record, Recorder
+from .stream import Stream
+
+__all__ = ["Faults", "Struck"]
+
+
+@dataclass(frozen=True, slots=True)
+class Struck:
+    """A fault struck a frame: when (seconds since the run began), where, which frame, what was decided."""
+
+    time: float
+    direction: Direction
+    frame: int
+    """Number of the frame among those that its sender put on the wire; 1 is the first."""
+    copy: int
+    fault: Fault
+    decision: Any
+
+
+class Faults:
+    """All faults of cables in a run. ``seed`` decides every random choice of theirs.
+
+    With ``replay`` decisions are those of a record, for as many frames as it knows of;
+    beyond that, and in directions that it does not know, they are made afresh.
+    ``elapsed`` gives the seconds since the run began.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        seed: int,
+        *,
+        elapsed: Callable[[], float] | None = None,
+        replay: Record | None = None,
+    ) -> None:
+        self.clock = clock
+        self.seed = seed
+        self.elapsed = elapsed or clock.now
+        self.replay = replay
+        self.recorder: Recorder | None = None
+        self.listeners: list[Callable[[Struck], None]] = []
+        """Called, with the lock held, whenever a fault strikes; must be quick."""
+        self._channels: dict[tuple[Wire, Port], Channel] = {}
+        self._default: dict[Wire, tuple[Fault, ...]] = {}
+        self._chosen: dict[tuple[Wire, Port], tuple[Fault, ...]] = {}
+        self._counts: dict[Direction, Counter[str]] = {}
+        self._numbers: dict[Direction, int] = {}
+        self._in_record: dict[Direction, Way] = {}
+
+    # wires
+
+    def adopt(self, wire: Wire) -> None:
+        """Be the one whom ``wire.impair`` asks."""
+        with self.clock.lock:
+            wire.impairer = self
+            for port in wire.ends:
+                self.plugged(wire, port)
+
+    def plugged(self, wire: Wire, port: Port) -> None:
+        """A port was plugged in: what is set for the wire, or for this port before, holds for it."""
+        faults = self.of(wire, port)
+        replayed = self.replay is not None and any(
+            (name, to) == (wire.name, port.name) for name, _, to in self.replay.histories
+        )
+        known = self._channels.get((wire, port))
+        if faults or replayed or known is not None:
+            channel = self._channel(wire, port)
+            wire.set_impairment(port, channel)
+            if faults and channel.faults != faults:
+                channel.set(faults)
+
+    def impair(self, wire: Wire, faults: Iterable[Fault], towards: Port | None = None) -> None:
+        """Set the faults of a wire, in the place of those before: towards one port, or every way.
+
+        Every way: also towards ports that are plugged in later. None at all: the wire
+        is sound again; what is under way arrives when it would have. Raises
+        ``FaultError``, with nothing changed.
+        """
+        chosen = in_order(faults)
+        with self.clock.lock:
+            if towards is None:
+                self._default[wire] = chosen
+                for key in [key for key in self._chosen if key[0] is wire]:
+                    del self._chosen[key]
+            else:
+                self._chosen[wire, towards] = chosen
+            for port in list(wire.ends) if towards is None else [towards]:
+                channel = self._channels.get((wire, port))
+                if channel is None and not chosen:
+                    continue
+                channel = self._channel(wire, port)
+                if wire.impairments.get(port) is not channel:
+                    wire.set_impairment(port, channel)
+                channel.set(chosen)
+
+    def of(self, wire: Wire, towards: Port | None = None) -> tuple[Fault, ...]:
+        """The faults that are set towards a port, or where none in particular are."""
+        default = self._default.get(wire, ())
+        return default if towards is None else self._chosen.get((wire, towards), default)
+
+    def _channel(self, wire: Wire, port: Port) -> Channel:
+        channel = self._channels.get((wire, port))
+        if channel is None:
+            channel = self._channels[wire, port] = Channel(wire, port, self)
+        return channel
+
+    def idle(self, channel: Channel) -> None:
+        """A channel has nothing to do any more: frames may take the straight way again."""
+        if channel.wire.impairments.get(channel.port) is channel:
+            channel.wire.set_impairment(channel.port, None)
+
+    # what the channels tell
+
+    def new_way(self, channel: Channel, sender: str) -> Way:
+        """A sender whose frames meet faults for the first time."""
+        direction = (channel.wire.name, sender, channel.receiver)
+        replayed = self.replay.histories.get(direction) if self.replay is not None else None
+        way = Way(channel, sender, replayed)
+        self._in_record[direction] = way
+        self._describe(way)
+        return way
+
+    def note_setting(self, way: Way, faults: tuple[Fault, ...]) -> None:
+        """The faults of a direction were set."""
+        if self.recorder is not None:
+            self.recorder.add(
+                {
+                    "at": round(self.elapsed(), 6),
+                    "set": self._number(way),
+                    "after": way.sent(),
+                    "faults": [fault.as_dict() for fault in faults],
+                }
+            )
+
+    def struck(self, way: Way, fault: Fault, number: int, index: int, key: str, decision: Any) -> None:
+        """A fault struck frame ``number`` of ``way``, or a copy of it."""
+        if fault.does is not Does.DELAY:
+            cause = decision if fault.does is Does.HOLD else fault.cause
+            self.counts_of(way.direction)[cause] += 1
+        if self.recorder is not None:
+            now = round(self.elapsed(), 6)
+            self.recorder.add((now, self._number(way), number, index, key, decision))
+        if self.listeners:
+            event = Struck(self.elapsed(), way.direction, number, index, fault, decision)
+            for listener in tuple(self.listeners):
+                listener(event)
+
+    def counts_of(self, direction: Direction) -> Counter[str]:
+        """How often which fault struck in a direction, by cause; it goes on counting."""
+        return self._counts.setdefault(direction, Counter())
+
+    @property
+    def counts(self) -> Mapping[Direction, Counter[str]]:
+        """How often which fault struck, by direction and cause."""
+        return self._counts
+
+    # random choices of others
+
+    def stream(self, name: str) -> Stream:
+        """A stream of random numbers for something else of the run, such as a NIC, by its name."""
+        return Stream(self.seed, name)
+
+    # the record
+
+    def record(self, path: str | os.PathLike[str], about: Mapping[str, Any] | None = None) -> Recorder:
+        """Write a record of what happens from now on; ``about`` is added to its first line. Raises ``OSError``."""
+        with self.clock.lock:
+            if self.recorder is not None:
+                self.recorder.close()
+            self.recorder = Recorder(path, {"seed": self.seed, **(about or {})})
+            self._numbers.clear()
+            for channel in self._channels.values():
+                for way in channel.ways.values():
+                    if channel.faults:
+                        self.note_setting(way, channel.faults)
+            return self.recorder
+
+    def note(self, text: str) -> None:
+        """Something happened: a line of the record."""
+        if self.recorder is not None:
+            self.recorder.add({"at": round(self.elapsed(), 6), "note": text})
+
+    def _describe(self, way: Way) -> None:
+        if self.recorder is not None:
+            self._number(way)
+
+    def _number(self, way: Way) -> int:
+        assert self.recorder is not None
+        number = self._numbers.get(way.direction)
+        if number is None:
+            number = self._numbers[way.direction] = len(self._numbers)
+            wire, sender, receiver = way.direction
+            self.recorder.add({"direction": number, "wire": wire, "from": sender, "to": receiver})
+        return number
+
+    def close(self) -> None:
+        """End the record."""
+        if self.recorder is not None:
+            with self.clock.lock:
+                frames = {
+                    str(number): self._in_record[direction].sent()
+                    for direction, number in self._numbers.items()
+                }
+                self.recorder.add({"end": round(self.elapsed(), 6), "frames": frames})
+            self.recorder.close()
