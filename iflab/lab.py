@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from iflab.agreement import Disagreement
 from iflab.control import ControlServer, make_private_directory, remove_private_directory
-from iflab.drivers import TapNic
+from iflab.drivers import Maker, TapNic, load_devices
 from iflab.engine import Engine
 from iflab.host import Host, LabError
 from iflab.linux import Keeper, Netns, Tap, ensure_privileges, raise_fd_limit
@@ -142,6 +142,7 @@ class Lab:
             events.register("group_change_event", self._groups_changed)
             self.kernel.rtsock.listen(self._listener.heard)
             self.kernel.cloners.register(Cloner("tap", self._clone_tap, self._unclone))
+            load_devices(self.kernel, Maker(self.engine, self.next_mac, self.engine, self.close_tap))
             self._control = ControlServer(self, directory) if directory else None
             undo.pop_all()
 
@@ -338,7 +339,7 @@ class Lab:
     @staticmethod
     def _port(thing: Ifnet | Port) -> Port:
         port = thing.if_softc if isinstance(thing, Ifnet) else thing
-        if port is None or not hasattr(port, "receive"):
+        if port is None or not hasattr(port, "receive") or not getattr(port, "has_plug", True):
             raise LabError(
                 f"{thing!r} cannot be plugged into a wire; use a NIC, a station, or an object with receive()"
             )
@@ -373,8 +374,8 @@ class Lab:
                     nic
                     for nic in nics
                     if isinstance(nic, TapNic)
-                    and nic.end is not None
-                    and nic.end.up
+                    and nic.tap.fd >= 0
+                    and nic.ifp.if_link_state is LinkState.UP
                     and nic.ifp.if_flags & IFF.UP
                     and nic.operstate != "UP"
                 ]

@@ -74,6 +74,7 @@ from iflab.net import (
     UserBuffer,
     Vnet,
     as_sockaddr,
+    ether_output,
     if_delmulti_ifma,
     mbuf,
 )
@@ -334,7 +335,7 @@ class LinuxStack(Stack):
         if isinstance(ifa.ifa_addr, SockaddrIn):
             mac, ip = ifp.lladdr, ifa.ifa_addr.packed
             arp = struct.pack("!HHBBH6s4s6s4s", 1, 0x0800, 6, 4, 1, mac, ip, b"", ip)
-            ifp.transmit_mbuf(mbuf(b"\xff" * 6 + mac + b"\x08\x06" + arp))
+            ether_output(ifp, mbuf(b"\xff" * 6 + mac + b"\x08\x06" + arp))
 
     def in6_if_up(self, ifp: Ifnet) -> None:
         """The interface is up: so must the netdev be."""

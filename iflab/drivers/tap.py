@@ -33,6 +33,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import logging
 import os
 import socket
@@ -62,6 +63,7 @@ from iflab.net import (
     SockaddrDl,
     Vnet,
     ether_ifattach,
+    ether_output,
     ether_resolvemulti,
     finish,
     is_unfinished,
@@ -128,6 +130,11 @@ class TapNic(Driver):
     ``filtered`` counts frames that the hardware filter kept from the host.
     """
 
+    iftype: IFT = IFT.ETHER
+    capabilities = _CAPABILITIES
+    has_plug = True
+    """It can be plugged into a wire."""
+
     _sends_itself = _receives_itself = False
     """A derived class has its own way for frames, out or in: it gets them one by one, and finished."""
 
@@ -184,18 +191,31 @@ class TapNic(Driver):
 
     # coming and going
 
-    def attach(self, vnet: Vnet, netns: Netns, loop: Loop, name: str, mac: bytes, mtu: int = 1500) -> Ifnet:
+    def attach(
+        self,
+        vnet: Vnet,
+        netns: Netns | None,
+        loop: Loop | None,
+        name: str,
+        mac: bytes,
+        mtu: int = 1500,
+    ) -> Ifnet:
         """Make the device ``name`` in ``netns`` and its ifnet in ``vnet``; return the ifnet, down.
 
-        Raises as ``Tap.create`` and ``if_attach`` do; nothing is left behind then.
+        With neither namespace nor loop there is no device, and no Linux above: a
+        NIC of a switch. Raises as ``Tap.create`` and ``if_attach`` do; nothing is
+        left behind then.
         """
-        tap = Tap.create(netns, name, mac=mac)
+        tap = Tap.create(netns, name, mac=mac) if netns is not None else Tap(-1, name, 0)
         try:
             ifp = vnet.if_alloc(IFT.ETHER)
         except BaseException:
             tap.close()
             raise
-        self.tap, self.netns, self._loop, self.ifp, self._mac = tap, netns, loop, ifp, mac
+        self.tap, self.ifp, self._mac = tap, ifp, mac
+        if netns is not None and loop is not None:
+            self.netns, self._loop = netns, loop
+        ifp.if_type = self.iftype
         stem = name.rstrip("0123456789")
         if stem and stem != name and str(int(name[len(stem) :])) == name[len(stem) :]:
             ifp.if_initname(stem, int(name[len(stem) :]))
@@ -204,11 +224,12 @@ class TapNic(Driver):
         self.name = f"{vnet.name}:{name}"
         ifp.if_flags = IFF.BROADCAST | IFF.SIMPLEX | IFF.MULTICAST
         ifp.if_mtu = self.netdev_mtu = 1500
-        ifp.if_capabilities = ifp.if_capenable = _CAPABILITIES
+        ifp.if_capabilities = ifp.if_capenable = self.capabilities
         ifp.if_link_state = LinkState.DOWN
         ifp.if_baudrate = 10_000_000_000
         ifp.if_driver = self
         ifp.if_softc = self
+        self.prepare(ifp)
         try:
             if mtu != 1500:
                 self._set_mtu(ifp, mtu)
@@ -218,8 +239,12 @@ class TapNic(Driver):
             tap.close()
             raise
         self._program()
-        loop.add_reader(tap.fd, self._readable)
+        if loop is not None and tap.fd >= 0:
+            loop.add_reader(tap.fd, self._readable)
         return ifp
+
+    def prepare(self, ifp: Ifnet) -> None:
+        """Set what the attachment announces; for derived classes."""
 
     def if_detached(self, ifp: Ifnet) -> None:
         """The interface is gone: pull the plug and close the device."""
@@ -233,8 +258,14 @@ class TapNic(Driver):
     def if_reassign(self, ifp: Ifnet, new_vnet: Vnet) -> None:
         """Move the device into the namespace of ``new_vnet``; fd, wire and MAC stay."""
         netns = getattr(new_vnet.stack, "netns", None)
-        if not isinstance(netns, Netns):
-            raise OSError(errno.ENODEV, f"{self.name}: the vnet {new_vnet.name} has no network namespace")
+        if self.tap.fd < 0 and netns is None:
+            self.name = f"{new_vnet.name}:{ifp.if_xname}"
+            return
+        if not isinstance(netns, Netns) or self.tap.fd < 0:
+            raise OSError(
+                errno.ENODEV,
+                f"{self.name}: this NIC and the vnet {new_vnet.name} do not fit: only one of them has a network namespace",
+            )
         if self.netns is netns:
             return  # it was moved from the Linux side
         self._netdev(netns=netns)
@@ -268,7 +299,10 @@ class TapNic(Driver):
                 raise
             self._loop.remove_reader(fd)  # the device was deleted under us
         if frames and not self._express(frames):
-            count, transmit = self.ifp.if_addrhead.count_output, self.ifp.transmit_mbuf
+            ifp = self.ifp
+            count, transmit = ifp.if_addrhead.count_output, ifp.transmit_mbuf
+            if ifp.if_claims:
+                transmit = functools.partial(ether_output, ifp)
             for m in frames:
                 count(m)
                 transmit(m)
@@ -392,10 +426,14 @@ class TapNic(Driver):
         theirs = sender.ifp.if_mtu if isinstance(sender, TapNic) else 0
         return ACCEPTS_ALL if able & IFCAP.LRO and theirs <= self.ifp.if_mtu else ACCEPTS_CSUM
 
+    def leaves(self) -> int:
+        """What the host may leave undone on the frames that it sends."""
+        return self.end.accepts if self.end is not None and not self._sends_itself else 0
+
     def accepts_change(self) -> None:
         """What the wire accepts, or what the NIC may do, has changed: tell the kernel what to leave to us."""
         able = self.ifp.if_capenable
-        accepts = self.end.accepts if self.end is not None and not self._sends_itself else 0
+        accepts = self.leaves()
         wanted = 0
         if accepts & ACCEPTS_CSUM and able & (IFCAP.TXCSUM | IFCAP.TXCSUM_IPV6):
             wanted = TUN_F_CSUM
@@ -557,6 +595,8 @@ class TapNic(Driver):
     def _netdev(self, **changes: Any) -> None:
         from iflab.linux import Netlink
 
+        if self.tap.fd < 0:
+            return
         with Netlink(self.netns) as netlink:
             netlink.link_set(self.tap.ifindex, **changes)
 

@@ -47,6 +47,7 @@ from .ethernet import (
     ether_ifattach,
     ether_resolvemulti,
 )
+from .ethersubr import ETHERTYPE_QINQ, ETHERTYPE_VLAN, ether_demux, ether_input, ether_output
 from .flags import (
     IFCAP,
     IFF,
@@ -60,6 +61,7 @@ from .flags import (
     flag_names,
 )
 from .group import Group
+from .hooks import Hooks
 from .ifaddr import (
     Ifaddr,
     ifa_add_loopback_route,
@@ -97,6 +99,8 @@ __all__ = [
     "ACCEPTS_CSUM",
     "ACCEPTS_GSO",
     "ENOIOCTL",
+    "ETHERTYPE_QINQ",
+    "ETHERTYPE_VLAN",
     "FRAME_MAX",
     "FRAME_MIN",
     "IFCAP",
@@ -117,6 +121,7 @@ __all__ = [
     "Domain",
     "Driver",
     "Group",
+    "Hooks",
     "Ifaddr",
     "Ifaliasreq",
     "Ifconf",
@@ -152,7 +157,10 @@ __all__ = [
     "as_mbuf",
     "as_sockaddr",
     "errno_name",
+    "ether_demux",
     "ether_ifattach",
+    "ether_input",
+    "ether_output",
     "ether_resolvemulti",
     "finish",
     "flag_names",

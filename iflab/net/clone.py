@@ -38,6 +38,12 @@ class Cloner:
     create: Callable[[Vnet, str, int, Any], Ifnet]
     destroy: Callable[[Ifnet], None]
     minifs: int = 0
+    suffixes: tuple[str, ...] = ("",)
+    """What follows kind and unit in the names of the interfaces that one creation makes (``epair0a``, ``epair0b``)."""
+
+    def is_taken(self, vnet: Vnet, unit: int) -> bool:
+        """True when an interface of that unit exists in ``vnet``."""
+        return any(vnet.ifunit(f"{self.name}{unit}{suffix}") is not None for suffix in self.suffixes)
 
 
 class Cloners:
@@ -70,10 +76,10 @@ class Cloners:
                 raise refuse(errno.EINVAL, f"{name!r} is no interface name: {digits} is no plain unit number")
             if digits:
                 unit = int(digits)
-                if vnet.ifunit(name) is not None:
+                if cloner.is_taken(vnet, unit):
                     raise refuse(errno.EEXIST, f"there is an interface {name} already")
             else:
-                unit = next(n for n in range(2**16) if vnet.ifunit(f"{cloner.name}{n}") is None)
+                unit = next(n for n in range(2**16) if not cloner.is_taken(vnet, n))
             ifp = cloner.create(vnet, f"{cloner.name}{unit}", unit, params)
             ifp.if_addgroup(cloner.name)
             return ifp.if_xname
