@@ -38,6 +38,7 @@ from iflab.net import (
 )
 
 from .command import CommandError, bits_text, number, reason
+from .devices import DEVICE_PARAMETERS, device_lines, finish_devices
 
 __all__ = ["CAPABILITY_NAMES", "FLAG_NAMES", "ifconfig"]
 
@@ -124,6 +125,7 @@ class _Run:
     out: list[str] = field(default_factory=list)
     address: _Address = field(default_factory=_Address)
     family: AddressFamily | None = None
+    pending: dict[str, Any] = field(default_factory=dict)
 
     def ioctl(self, cmd: str, what: str, **fields: Any) -> Any:
         """Make an ioctl on the interface. Raises ``CommandError`` as the original prints it."""
@@ -238,6 +240,7 @@ def show(ifp: Ifnet, family: AddressFamily | None = None, more: bool = False) ->
         groups = [g.ifg_group for g in ifp.if_groups if g.ifg_group != "all"]
         if groups:
             lines.append(f"\tgroups: {' '.join(groups)}")
+        lines += device_lines(ifp)
         lines += _media_lines(ifp)
         if ifp.if_fib:
             lines.append(f"\tfib: {ifp.if_fib}")
@@ -297,6 +300,7 @@ def _carry_out(run: _Run, words: list[str]) -> None:
             run.address.far = _ip(word)
         else:
             raise CommandError(f"ifconfig: {word!r} is no parameter")
+    finish_devices(run)
     if run.address.address is not None or (not run.address.adds and run.family is not None):
         _set_address(run)
 
@@ -502,4 +506,5 @@ _PARAMETERS: dict[str, tuple[int, Callable[..., None]]] = {
     "-alias": (0, _unalias),
     "delete": (0, _unalias),
     "remove": (0, _unalias),
+    **DEVICE_PARAMETERS,
 }

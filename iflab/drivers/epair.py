@@ -103,7 +103,7 @@ class Epair(Device):
     def if_qflush(self, ifp: Ifnet) -> None:
         """Nothing ever waits."""
 
-    def _rethink(self) -> None:
-        super()._rethink()
+    def rethink(self) -> None:
+        super().rethink()
         if self.other is not None:  # what this one takes may be another now
             self.other.accepts_change()

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from iflab.net import Kernel
 
-from . import ng_ether
+from . import ng_ether, vlan
 from .device import Device, Maker
 from .disc import Discard
 from .epair import Epair
 from .lo import Loopback
+from .vlan import Vlan
 
 __all__ = ["DEVICES", "load_devices"]
 
-DEVICES: tuple[type[Device], ...] = (Epair, Loopback, Discard)
+DEVICES: tuple[type[Device], ...] = (Epair, Loopback, Discard, Vlan)
 """Every kind of interface that is made by name."""
 
 
@@ -21,3 +22,4 @@ def load_devices(kernel: Kernel, maker: Maker) -> None:
     for device in DEVICES:
         kernel.cloners.register(device.cloner(maker))
     ng_ether.load(kernel.hooks)
+    vlan.load(kernel)

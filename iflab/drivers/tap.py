@@ -446,6 +446,7 @@ class TapNic(Driver):
             self.tap.set_offload(wanted)
             self._offload = wanted
             self._stale_until = time.monotonic() + STALE_FOR
+            self._tell_trunk()
 
     def accepts(self, destination: bytes) -> bool:
         """The hardware filter: own MAC, broadcast, the multicast list, or what the modes say."""
@@ -507,7 +508,7 @@ class TapNic(Driver):
             if not wanted & (IFCAP.TXCSUM | IFCAP.TXCSUM_IPV6):
                 wanted &= ~(IFCAP.TSO4 | IFCAP.TSO6)  # what is cut needs its checksums
             ifp.if_capenable = wanted
-            self._rethink()
+            self.rethink()
         elif cmd == "SIOCGIFMEDIA":
             data.ifr_data = {"media": "Ethernet 10Gbase-T <full-duplex>", "active": self.end is not None}
         else:
@@ -584,13 +585,19 @@ class TapNic(Driver):
             self._netdev(mtu=mtu)
             self.netdev_mtu = mtu
         ifp.if_mtu = mtu
-        self._rethink()
+        self.rethink()
 
-    def _rethink(self) -> None:
+    def rethink(self) -> None:
         """Capabilities or MTU changed: what this NIC takes may be another, and what it leaves to the wire."""
         if self.end is not None:
             self.end.wire.rebind()
         self.accepts_change()
+        self._tell_trunk()
+
+    def _tell_trunk(self) -> None:
+        tell = self.ifp.kernel.hooks.vlan_trunk_cap_p
+        if self.ifp.if_vlantrunk is not None and tell is not None:
+            tell(self.ifp)
 
     def _netdev(self, **changes: Any) -> None:
         from iflab.linux import Netlink
