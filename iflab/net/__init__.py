@@ -47,7 +47,14 @@ from .ethernet import (
     ether_ifattach,
     ether_resolvemulti,
 )
-from .ethersubr import ETHERTYPE_QINQ, ETHERTYPE_VLAN, ether_demux, ether_input, ether_output
+from .ethersubr import (
+    ETHERTYPE_QINQ,
+    ETHERTYPE_VLAN,
+    ether_demux,
+    ether_demux_local,
+    ether_input,
+    ether_output,
+)
 from .flags import (
     IFCAP,
     IFF,
@@ -158,6 +165,7 @@ __all__ = [
     "as_sockaddr",
     "errno_name",
     "ether_demux",
+    "ether_demux_local",
     "ether_ifattach",
     "ether_input",
     "ether_output",

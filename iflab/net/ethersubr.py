@@ -33,7 +33,14 @@ from .mbuf import PKTHDR, Mbuf
 if TYPE_CHECKING:
     from .ifnet import Ifnet
 
-__all__ = ["ETHERTYPE_QINQ", "ETHERTYPE_VLAN", "ether_demux", "ether_input", "ether_output"]
+__all__ = [
+    "ETHERTYPE_QINQ",
+    "ETHERTYPE_VLAN",
+    "ether_demux",
+    "ether_demux_local",
+    "ether_input",
+    "ether_output",
+]
 
 ETHERTYPE_VLAN, ETHERTYPE_QINQ = b"\x81\x00", b"\x88\xa8"
 """Tags of IEEE 802.1Q (customer) and 802.1ad (service), as they stand in a frame."""
@@ -67,6 +74,13 @@ def ether_demux(ifp: Ifnet, m: Mbuf) -> Mbuf | None:
         if after is None:
             return None
         m = after
+    return ether_demux_local(ifp, m)
+
+
+def ether_demux_local(ifp: Ifnet, m: Mbuf) -> Mbuf | None:
+    """The same from behind the bridge on: for a frame that a bridge found to be this host's."""
+    hooks = ifp.kernel.hooks
+    after: Mbuf | None
     if ifp.if_carp is not None and hooks.carp_input_p is not None:
         after = hooks.carp_input_p(ifp, m)
         if after is None:
