@@ -48,6 +48,7 @@ from iflab.net import (
     arpcom_free,
 )
 from iflab.stack import LinuxStack, Listener
+from iflab.switch import Switch
 from iflab.wire import Cable, Port, Segment, Wire
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class Lab:
         self.on_log = on_log
         self.started = time.time()
         self.hosts: dict[str, Host] = {}
+        self.switches: dict[str, Switch] = {}
         self.wires: dict[str, Wire] = {}
         self._began = time.monotonic()
         self._macs = itertools.count(1)
@@ -142,7 +144,8 @@ class Lab:
             events.register("group_change_event", self._groups_changed)
             self.kernel.rtsock.listen(self._listener.heard)
             self.kernel.cloners.register(Cloner("tap", self._clone_tap, self._unclone))
-            load_devices(self.kernel, Maker(self.engine, self.next_mac, self.engine, self.close_tap))
+            self.maker = Maker(self.engine, self.next_mac, self.engine, self.close_tap)
+            load_devices(self.kernel, self.maker)
             self._control = ControlServer(self, directory) if directory else None
             undo.pop_all()
 
@@ -201,8 +204,7 @@ class Lab:
                 f"{name!r} is no name for a host; use letters, digits, '.', '-' and '_', 40 at most"
             )
         with self.lock:
-            if name in self.hosts:
-                raise LabError(f"there is a host {name} already; choose another name")
+            self._check_new(name)
             netns = Netns.create(name)
             try:
                 with netns.entered():
@@ -216,6 +218,36 @@ class Lab:
                 raise
             host = self.hosts[name] = Host(self, name, vnet, netns, stack)
             return host
+
+    def _check_new(self, name: str) -> None:
+        if name in self.hosts or name in self.switches:
+            what = "host" if name in self.hosts else "switch"
+            raise LabError(f"there is a {what} {name} already; choose another name")
+
+    def switch(self, name: str, ports: int = 8, *, stp: bool = False, mtu: int = 1500) -> Switch:
+        """Make a switch with that many ports, which knows no VLANs until told.
+
+        With ``stp`` all its ports take part in the rapid spanning tree; then one to
+        which a host is cabled forwards after three seconds, or at once as an edge.
+        Raises ``LabError`` for a second host or switch of that name.
+        """
+        self._check_open()
+        if not _NAME.match(name):
+            raise LabError(
+                f"{name!r} is no name for a switch; use letters, digits, '.', '-' and '_', 40 at most"
+            )
+        with self.lock:
+            self._check_new(name)
+            vnet = self.kernel.vnet_alloc(name, is_default=False)
+            try:
+                made = self.switches[name] = Switch(vnet, self.maker, ports, stp=stp, mtu=mtu)
+            except BaseException:
+                for ifp in vnet.ifnets():
+                    ifp.if_detach()
+                    ifp.if_free()
+                self.kernel.vnet_destroy(vnet)
+                raise
+            return made
 
     def cable(
         self, one: Ifnet | Port, other: Ifnet | Port, name: str | None = None, *, delay: float = 0.0

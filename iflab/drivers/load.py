@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from iflab.net import Kernel
 
-from . import ng_ether, vlan
+from . import bridge, ng_ether, vlan
+from .bridge import Bridge
 from .device import Device, Maker
 from .disc import Discard
 from .epair import Epair
@@ -13,7 +14,7 @@ from .vlan import Vlan
 
 __all__ = ["DEVICES", "load_devices"]
 
-DEVICES: tuple[type[Device], ...] = (Epair, Loopback, Discard, Vlan)
+DEVICES: tuple[type[Device], ...] = (Epair, Loopback, Discard, Vlan, Bridge)
 """Every kind of interface that is made by name."""
 
 
@@ -23,3 +24,4 @@ def load_devices(kernel: Kernel, maker: Maker) -> None:
         kernel.cloners.register(device.cloner(maker))
     ng_ether.load(kernel.hooks)
     vlan.load(kernel)
+    bridge.load(kernel)

@@ -23,6 +23,7 @@ vlan's MTU is 4 less.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import struct
 from dataclasses import dataclass
@@ -223,8 +224,9 @@ class Vlan(Device):
                 if_delmulti_ifma(ifma)
         self._joined.clear()
         for mode, on in self._passed.items():
-            if on and not parent.if_flags & IFF.DYING:
-                self._pass_mode(parent, mode, False)
+            if on:
+                with contextlib.suppress(OSError):  # a dead driver has no modes any more
+                    self._pass_mode(parent, mode, False)
         self.vid = self.pcp = 0
         if not self.ifp.if_flags & IFF.DYING:
             self.link_change(False)
