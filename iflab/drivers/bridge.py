@@ -71,6 +71,7 @@ _DST, _SRC, _TYPE = slice(PKTHDR, PKTHDR + 6), slice(PKTHDR + 6, PKTHDR + 12), s
 _TCI = slice(PKTHDR + 14, PKTHDR + 16)
 _RESERVED = b"\x01\x80\xc2\x00\x00"
 _ZERO = bytes(6)
+_ONLY_BRIDGE = {"bridge"}
 
 
 class IFBIF:
@@ -563,6 +564,46 @@ class Bridge(Device):
         if self._waiting and self._again is None:
             self._again = self.maker.clock.call_at(self.maker.clock.now() + _AGAIN, self._catch_up)
 
+    # frames that pass together (iflab/drivers/tap.py)
+
+    def express(self, ifp: Ifnet, head: bytes) -> tuple[Member, Member] | None:
+        """The members between which all frames with this Ethernet header pass, if nothing else is to be done with them."""
+        member = self.members[ifp]
+        if (
+            not self._running
+            or self._busy
+            or self.spans
+            or self.vlanfilter
+            or head[0] & 1
+            or head[12:] == ETHERTYPE_VLAN
+            or not member.forwards
+            or ifp.if_claims != _ONLY_BRIDGE
+            or head[:6] in self._local
+        ):
+            return None
+        now = self.maker.clock.now()
+        target = self.fdb.find(head[:6], 0, now)
+        if (
+            target is None
+            or target is member
+            or not self.fdb.hear(head[6:12], 0, member, now)
+            or target.flags & member.flags & IFBIF.PRIVATE
+            or not target.forwards
+            or target.ifp.if_claims != _ONLY_BRIDGE
+            or not target.ifp.if_drv_flags & IFF.RUNNING
+        ):
+            return None
+        return member, target
+
+    def carried(self, source: Member, target: Member, count: int, octets: int) -> None:
+        """So many frames passed together."""
+        source.received += count
+        target.forwarded += count
+        self.ifp.if_ipackets += count
+        self.ifp.if_ibytes += octets
+        target.ifp.if_opackets += count
+        target.ifp.if_obytes += octets
+
     # frames from hosts
 
     def send(self, m: Mbuf) -> None:
@@ -616,7 +657,7 @@ class Bridge(Device):
         if member.stp is not None and not member.stp.forwarding:
             member.dropped["discarding"] += 1
             return False
-        if not ifp.if_drv_flags & IFF.RUNNING:
+        if not ifp.if_drv_flags & IFF.RUNNING or ifp.if_link_state is LinkState.DOWN:
             member.dropped["down"] += 1
             return False
         if self.vlanfilter and vid != member.untagged:

@@ -83,6 +83,14 @@ class ForwardingTable(Generic[M]):
         self._entries[vlan, mac] = Entry(mac, vlan, member, "sticky" if sticky else "dynamic", now)
         return True
 
+    def hear(self, mac: bytes, vlan: int, member: M, now: float) -> bool:
+        """``mac`` was heard on the member that it is known to be on; False when it is not known so, and nothing is done."""
+        entry = self._entries.get((vlan, mac))
+        if entry is None or entry.member is not member:
+            return False
+        entry.heard = now
+        return True
+
     def set_static(self, mac: bytes, vlan: int, member: M, now: float) -> None:
         """Let ``mac`` be on ``member`` for good."""
         self._entries[vlan, mac] = Entry(mac, vlan, member, "static", now)

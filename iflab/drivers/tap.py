@@ -83,6 +83,9 @@ BUDGET = 512 * 1024
 FRAME_WEIGHT = 8192
 """... so many more than it has: some 60 small frames, or 7 of 64 KiB."""
 
+_MOST_HOPS = 8
+"""Bridges that frames pass together."""
+
 STALE_FOR = 0.1
 """Seconds for which frames may still come out that were queued before the kernel was told to finish them."""
 
@@ -314,23 +317,12 @@ class TapNic(Driver):
         plain ``if_snd`` and a driver that is not busy; ``if_start`` and ``send`` of
         this class; a wire without hook, tap, delay or cut; ``receive`` of this class
         on a NIC that runs, all frames for its MAC; ``if_input`` without listeners;
-        Linux above. Returns False, with nothing done, when one of them has a say.
+        Linux above. Bridges on the way that know both ends are passed through.
+        Returns False, with nothing done, when one of them has a say.
         """
         ifp, end = self.ifp, self.end
         peer = end.straight_to if end is not None else None
-        if (
-            end is None
-            or not isinstance(peer, TapNic)
-            or self._sends_itself
-            or peer._receives_itself
-            or not peer._running
-            or not ifp.plain
-            or not peer.ifp.plain
-            or not ifp.if_snd.is_plain()
-            or ifp.if_drv_flags & IFF.OACTIVE
-            or ifp.if_driver.if_transmit is not None
-            or not peer.ifp.stack.hands_to_driver
-        ):
+        if end is None or not isinstance(peer, TapNic) or not ifp.plain or not self._sends_straight():
             return False
         count = len(frames)
         if count == 1:
@@ -341,14 +333,34 @@ class TapNic(Driver):
             if len(heads) != 1 or len(pairs) != 1:
                 return False
             head, addresses, octets = heads.pop(), pairs.pop(), sum(map(len, frames)) - PKTHDR * count
-        if head[:6] != peer._mac or len(head) != 14:
+        if len(head) != 14:
             return False
+        ends: list[End] = [end]
+        hops: list[tuple[TapNic, tuple[Any, Any]]] = []
+        while peer.ifp.if_bridge is not None:
+            hop = peer.ifp.if_bridge.express(peer.ifp, head) if peer._receives_straight() else None
+            if hop is None or len(hops) == _MOST_HOPS:
+                return False
+            hops.append((peer, hop))
+            nic: TapNic = hop[1].ifp.if_softc
+            if nic.end is None or not nic._sends_straight() or not isinstance(nic.end.straight_to, TapNic):
+                return False
+            ends.append(nic.end)
+            peer = nic.end.straight_to
         if (
-            end.accepts != ACCEPTS_ALL
-            and (end.accepts or self._stale_until)
-            and any(map(is_unfinished, frames))
+            head[:6] != peer._mac
+            or not peer._receives_straight()
+            or not peer.ifp.plain
+            or not peer.ifp.stack.hands_to_driver
         ):
             return False
+        for each in ends:
+            if (
+                each.accepts != ACCEPTS_ALL
+                and (each is not end or each.accepts or self._stale_until)
+                and any(map(is_unfinished, frames))
+            ):
+                return False
         if head[12:] == _IPV4:
             ip_octets = octets - 14 * count
             if (ifa := ifp.if_addrhead.with_octets(addresses[:4])) is not None:
@@ -363,12 +375,17 @@ class TapNic(Driver):
                 peer.ifp.if_addrhead.count_input(m)
         ifp.if_obytes += octets
         ifp.if_opackets += count
-        for heard in end.listeners:
-            heard(end, frames)
-        flow = end.flow
-        flow.sent += count
-        flow.octets += octets
-        flow.delivered += count
+        for each in ends:
+            for heard in each.listeners:
+                heard(each, frames)
+            flow = each.flow
+            flow.sent += count
+            flow.octets += octets
+            flow.delivered += count
+        for nic, hop in hops:
+            nic.ifp.if_ipackets += count
+            nic.ifp.if_ibytes += octets
+            nic.ifp.if_bridge.carried(*hop, count, octets)
         peer.ifp.if_ipackets += count
         peer.ifp.if_ibytes += octets
         fd, write = peer.tap.fd, os.write
@@ -378,6 +395,20 @@ class TapNic(Driver):
             except OSError as error:
                 peer._write_failed(error)
         return True
+
+    def _sends_straight(self) -> bool:
+        """Nothing on the way out has a say: neither queue nor driver."""
+        ifp = self.ifp
+        return not (
+            self._sends_itself
+            or not ifp.if_snd.is_plain()
+            or ifp.if_drv_flags & IFF.OACTIVE
+            or ifp.if_driver.if_transmit is not None
+        )
+
+    def _receives_straight(self) -> bool:
+        """Nothing of the driver's on the way in has a say."""
+        return self._running and not self._receives_itself
 
     def if_start(self, ifp: Ifnet) -> None:
         """Put what waits in ``if_snd`` on the wire."""
