@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from iflab.drivers.bridge import IFBIF, Bridge, Ifbreq, Member
+from iflab.drivers.lagg import Lagg, Laggreq
 from iflab.drivers.vlan import Vlan, Vlanreq
 from iflab.net import Ifnet, Thread, Vnet
 
@@ -277,7 +278,47 @@ def _member_lines(member: Member) -> list[str]:
     return lines
 
 
+# lagg
+
+_LAGG_PORT_FLAGS = ((0x1, "MASTER"), (0x4, "ACTIVE"), (0x8, "COLLECTING"), (0x10, "DISTRIBUTING"))
+
+
+def _lagg(cmd: str) -> Action:
+    def act(run: Run, word: str, value: str) -> None:
+        run.ioctl(cmd, f"{cmd} {value}", ifr_data=Laggreq(proto=value, port=value))
+
+    return act
+
+
+def _lagg_hash(run: Run, word: str, layers: str) -> None:
+    run.ioctl("SIOCSLAGGHASH", "SIOCSLAGGHASH", ifr_data=Laggreq(hash=tuple(layers.split(","))))
+
+
+def _lagg_option(fast: bool | None = None, active: bool | None = None) -> Action:
+    def act(run: Run, word: str) -> None:
+        run.ioctl("SIOCSLAGGOPTS", f"SIOCSLAGGOPTS {word}", ifr_data=Laggreq(fast=fast, active=active))
+
+    return act
+
+
+def _lagg_lines(lagg: Lagg) -> list[str]:
+    lines = [f"\tlaggproto {lagg.proto} lagghash {','.join(lagg.hash)}"]
+    for port in lagg.ports.values():
+        names = lagg.port_flags(port)
+        flags = sum(bit for bit, name in _LAGG_PORT_FLAGS if name in names)
+        lines.append(f"\tlaggport: {port.ifp.if_xname} flags={bits_text(flags, _LAGG_PORT_FLAGS)}")
+    return lines
+
+
 DEVICE_PARAMETERS: dict[str, tuple[int, Action]] = {
+    "laggproto": (1, _lagg("SIOCSLAGG")),
+    "laggport": (1, _lagg("SIOCSLAGGPORT")),
+    "-laggport": (1, _lagg("SIOCSLAGGDELPORT")),
+    "lagghash": (1, _lagg_hash),
+    "lacp_fast_timeout": (0, _lagg_option(fast=True)),
+    "-lacp_fast_timeout": (0, _lagg_option(fast=False)),
+    "lacp_passive": (0, _lagg_option(active=False)),
+    "-lacp_passive": (0, _lagg_option(active=True)),
     "addm": (1, _bridge_member("BRDGADD")),
     "deletem": (1, _bridge_member("BRDGDEL")),
     "span": (1, _bridge_member("BRDGADDS")),
@@ -324,4 +365,6 @@ def device_lines(ifp: Ifnet) -> list[str]:
         return _vlan_lines(ifp.if_softc)
     if isinstance(ifp.if_softc, Bridge):
         return _bridge_lines(ifp.if_softc)
+    if isinstance(ifp.if_softc, Lagg):
+        return _lagg_lines(ifp.if_softc)
     return []

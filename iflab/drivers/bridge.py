@@ -236,8 +236,6 @@ class Bridge(Device):
 
     @staticmethod
     def _can_be_member(ifp: Ifnet) -> bool:
-        if ifp.if_type == IFT.IEEE8023ADLAG:
-            return ifp.if_lagg is None
         return ifp.if_type in (IFT.ETHER, IFT.L2VLAN) and isinstance(ifp.if_softc, TapNic)
 
     def deletem(self, ifp: Ifnet) -> None:

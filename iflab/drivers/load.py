@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from iflab.net import Kernel
 
-from . import bridge, ng_ether, vlan
+from . import bridge, lagg, ng_ether, vlan
 from .bridge import Bridge
 from .device import Device, Maker
 from .disc import Discard
 from .epair import Epair
+from .lagg import Lagg
 from .lo import Loopback
 from .vlan import Vlan
 
 __all__ = ["DEVICES", "load_devices"]
 
-DEVICES: tuple[type[Device], ...] = (Epair, Loopback, Discard, Vlan, Bridge)
+DEVICES: tuple[type[Device], ...] = (Epair, Loopback, Discard, Vlan, Bridge, Lagg)
 """Every kind of interface that is made by name."""
 
 
@@ -25,3 +26,4 @@ def load_devices(kernel: Kernel, maker: Maker) -> None:
     ng_ether.load(kernel.hooks)
     vlan.load(kernel)
     bridge.load(kernel)
+    lagg.load(kernel)

@@ -529,6 +529,11 @@ class TapNic(Driver):
         elif cmd == "SIOCSIFFLAGS":
             self.sync_flags()
         elif cmd == "SIOCSIFMTU":
+            if ifp.if_lagg is not None and not ifp.if_lagg.sets_mtu:
+                raise OSError(
+                    errno.EINVAL,
+                    f"{self.name} is a port of {ifp.if_lagg.ifp.if_xname}; change the MTU of that",
+                )
             self._set_mtu(ifp, data.ifr_mtu)
         elif cmd in ("SIOCADDMULTI", "SIOCDELMULTI"):
             self._program()

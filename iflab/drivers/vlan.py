@@ -202,8 +202,6 @@ class Vlan(Device):
 
     @staticmethod
     def _can_carry(parent: Ifnet) -> bool:
-        if parent.if_type == IFT.IEEE8023ADLAG:  # an aggregate, not one of its ports
-            return getattr(parent.if_softc, "kind", "") == "lagg"
         return parent.if_type in _PARENTS and isinstance(parent.if_softc, TapNic)
 
     def unconfigure(self, departing: bool = False) -> None:
