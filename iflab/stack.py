@@ -328,6 +328,8 @@ class LinuxStack(Stack):
 
     def _forget_address(self, ifp: Ifnet, ifa: Ifaddr) -> None:
         addr, mask = ifa.ifa_addr, ifa.ifa_netmask
+        if ifa.ifa_carp is not None and ifp.kernel.hooks.carp_detach_p is not None:
+            ifp.kernel.hooks.carp_detach_p(ifa)
         ifp.ifa_remove(ifa)
         ifp.kernel.rtsock.rt_newaddrmsg(ifp, addr, mask, False)
 

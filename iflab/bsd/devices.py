@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from iflab.drivers.bridge import IFBIF, Bridge, Ifbreq, Member
+from iflab.drivers.carp import Carpreq, State
 from iflab.drivers.lagg import Lagg, Laggreq
 from iflab.drivers.vlan import Vlan, Vlanreq
 from iflab.net import Ifnet, Thread, Vnet
@@ -310,7 +311,63 @@ def _lagg_lines(lagg: Lagg) -> list[str]:
     return lines
 
 
+# carp
+
+
+def _carp_vhid(run: Run, word: str, vhid: str) -> None:
+    run.pending["carp"] = Carpreq(_bounded(run, vhid, "vhid", 1, 255))
+
+
+def _carp(run: Run, word: str) -> Carpreq:
+    request = run.pending.get("carp")
+    if not isinstance(request, Carpreq):
+        raise CommandError(f"ifconfig: {word} requires vhid")
+    return request
+
+
+def _carp_advbase(run: Run, word: str, value: str) -> None:
+    _carp(run, word).advbase = _bounded(run, value, word, 1, 255)
+
+
+def _carp_advskew(run: Run, word: str, value: str) -> None:
+    _carp(run, word).advskew = _bounded(run, value, word, 0, 254)
+
+
+def _carp_pass(run: Run, word: str, text: str) -> None:
+    _carp(run, word).key = text.encode()
+
+
+def _carp_state(run: Run, word: str, name: str) -> None:
+    states = {"backup": State.BACKUP, "master": State.MASTER}
+    if name.lower() not in states:
+        raise CommandError(f"ifconfig: a state is backup or master, not {name!r}")
+    _carp(run, word).state = states[name.lower()]
+
+
+def _finish_carp(run: Run) -> None:
+    request = run.pending.pop("carp", None)
+    if request is not None:
+        run.pending["vhid"] = request.vhid
+        run.ioctl("SIOCSVH", "SIOCSVH", ifr_data=request)
+
+
+def _carp_lines(ifp: Ifnet) -> list[str]:
+    lines = []
+    for host in ifp.if_carp.hosts.values():
+        lines.append(
+            f"\tcarp: {host.state.value} vhid {host.vhid} advbase {host.advbase} advskew {host.advskew}"
+        )
+        if host.state is not State.MASTER:
+            lines += [f"\t      {address} (vhid {host.vhid})" for address in host.addresses]
+    return lines
+
+
 DEVICE_PARAMETERS: dict[str, tuple[int, Action]] = {
+    "vhid": (1, _carp_vhid),
+    "advbase": (1, _carp_advbase),
+    "advskew": (1, _carp_advskew),
+    "pass": (1, _carp_pass),
+    "state": (1, _carp_state),
     "laggproto": (1, _lagg("SIOCSLAGG")),
     "laggport": (1, _lagg("SIOCSLAGGPORT")),
     "-laggport": (1, _lagg("SIOCSLAGGDELPORT")),
@@ -357,14 +414,16 @@ DEVICE_PARAMETERS: dict[str, tuple[int, Action]] = {
 def finish_devices(run: Run) -> None:
     """Carry out what waited for the end of the line. Raises ``CommandError``."""
     _finish_vlan(run)
+    _finish_carp(run)
 
 
 def device_lines(ifp: Ifnet) -> list[str]:
     """The lines of ``ifconfig em0`` that speak of its device."""
+    lines = _carp_lines(ifp) if ifp.if_carp is not None else []
     if isinstance(ifp.if_softc, Vlan):
-        return _vlan_lines(ifp.if_softc)
-    if isinstance(ifp.if_softc, Bridge):
-        return _bridge_lines(ifp.if_softc)
-    if isinstance(ifp.if_softc, Lagg):
-        return _lagg_lines(ifp.if_softc)
-    return []
+        lines += _vlan_lines(ifp.if_softc)
+    elif isinstance(ifp.if_softc, Bridge):
+        lines += _bridge_lines(ifp.if_softc)
+    elif isinstance(ifp.if_softc, Lagg):
+        lines += _lagg_lines(ifp.if_softc)
+    return lines

@@ -256,14 +256,18 @@ def _address_line(ifp: Ifnet, ifa: Ifaddr) -> str:
         zone = f"%{ifp.if_xname}" if local else ""
         scope = f" scopeid {ifp.if_index:#x}" if local else ""
         there = f" --> {far}" if far is not None else ""
-        return f"inet6 {ifa.ifa_addr}{zone}{there} prefixlen {bits.bit_count()}{scope}"
+        return f"inet6 {ifa.ifa_addr}{zone}{there} prefixlen {bits.bit_count()}{scope}{_vhid(ifa)}"
     text = f"inet {ifa.ifa_addr}"
     if far is not None and ifp.if_flags & IFF.POINTOPOINT:
         text += f" --> {far}"
     text += f" netmask {bits:#010x}"
     if far is not None and ifp.if_flags & IFF.BROADCAST:
         text += f" broadcast {far}"
-    return text
+    return text + _vhid(ifa)
+
+
+def _vhid(ifa: Ifaddr) -> str:
+    return f" vhid {ifa.ifa_carp.vhid}" if ifa.ifa_carp is not None else ""
 
 
 def _media_lines(ifp: Ifnet) -> list[str]:
@@ -371,8 +375,9 @@ def _set_address(run: _Run) -> None:
         ifra_addr=address,
         ifra_mask=as_sockaddr(_mask(run)),
         ifra_broadaddr=as_sockaddr(wanted.far) if wanted.far else None,
+        ifra_vhid=run.pending.pop("vhid", 0),
     )
-    if wanted.clears and not v6:
+    if wanted.clears and not v6 and not alias.ifra_vhid:
         try:
             run.vnet.ioctl("SIOCDIFADDR", Ifreq(run.name), run.td)
         except OSError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from iflab.net import Kernel
 
-from . import bridge, lagg, ng_ether, vlan
+from . import bridge, carp, lagg, ng_ether, vlan
 from .bridge import Bridge
 from .device import Device, Maker
 from .disc import Discard
@@ -27,3 +27,4 @@ def load_devices(kernel: Kernel, maker: Maker) -> None:
     vlan.load(kernel)
     bridge.load(kernel)
     lagg.load(kernel)
+    carp.load(kernel, maker)

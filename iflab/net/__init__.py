@@ -98,6 +98,7 @@ from .sockaddr import (
 )
 from .sockio import Ifaliasreq, Ifconf, Ifgroupreq, Ifreq, UserBuffer
 from .stack import Domain, Stack
+from .sysctl import VnetSetting
 from .taskqueue import Task, TaskQueue
 from .vnet import Vnet
 
@@ -159,6 +160,7 @@ __all__ = [
     "Timer",
     "UserBuffer",
     "Vnet",
+    "VnetSetting",
     "arpcom_alloc",
     "arpcom_free",
     "as_mbuf",

@@ -51,6 +51,8 @@ class Hooks:
     carp_ioctl_p: Callable[[Any, str, Thread], None] | None = None
     carp_attach_p: Callable[[Ifaddr, int], None] | None = None
     carp_detach_p: Callable[[Ifaddr], None] | None = None
+    carp_remove_p: Callable[[Ifnet, Sockaddr], bool] | None = None
+    """Takes a shared address away for good, whoever has it at the moment; False when it is not shared."""
     carp_iamatch_p: Callable[[Ifaddr], bytes | None] | None = None
     carp_iamatch6_p: Callable[[Ifnet, Sockaddr], Ifaddr | None] | None = None
     carp_macmatch6_p: Callable[[Ifnet, Mbuf, Sockaddr], bytes | None] | None = None

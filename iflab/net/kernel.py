@@ -21,7 +21,7 @@ from .hooks import Hooks
 from .priv import Prison, Priv, Thread
 from .rtsock import Devctl, RoutingSocket
 from .stack import Domain, Stack
-from .sysctl import SysctlTree
+from .sysctl import SysctlTree, VnetSetting
 from .taskqueue import TaskQueue
 from .vnet import Vnet
 
@@ -58,6 +58,8 @@ class Kernel:
         self.console = Console()
         self.hooks = Hooks()
         self.sysctl = SysctlTree()
+        self.vnet_settings: dict[str, VnetSetting] = {}
+        """Settings that every vnet has for itself, by name."""
         self.cloners = Cloners(self)
         self.domains: list[Domain] = []
         self.domain_init_status = DOMAINS_UP
