@@ -77,7 +77,8 @@ _MOST_ERRORS = 3
 
 _HEADER = struct.Struct("!BBBBBBHII")
 _LENGTH = 36
-_VERSION_TYPE = 2 << 4 | 1
+_VERSION, _ADVERTISEMENT = 2, 1
+_VERSION_TYPE = _VERSION << 4 | _ADVERTISEMENT
 _AUTHLEN = 7
 _BOW_OUT = 255
 _VMAC = b"\x00\x00\x5e\x00\x01"
@@ -199,8 +200,8 @@ class VirtualHost:
     # authentication
 
     def digest(self, counter: int) -> bytes:
-        """HMAC-SHA1 (RFC 2104) over version, type, vhid, the shared addresses and the counter."""
-        mac = hmac.new(self.key, bytes((_VERSION_TYPE, self.vhid)), "sha1")
+        """HMAC-SHA1 (RFC 2104) over version, type and vhid (an octet each), the shared addresses and the counter."""
+        mac = hmac.new(self.key, bytes((_VERSION, _ADVERTISEMENT, self.vhid)), "sha1")
         for address in (*self.of_version(4), *self.of_version(6)):
             mac.update(address.ip.packed)
         mac.update(counter.to_bytes(8, "big"))

@@ -226,7 +226,9 @@ def test_the_advertisement_is_the_published_one(world):
     frame = ads[-1]
     body = frame[34:]
     shared = b"".join(bytes(map(int, a.split("."))) for a in ("192.0.2.50", "192.0.2.100"))
-    digest = hmac.new(b"secret".ljust(20, b"\0"), b"\x21\x01" + shared + body[8:16], hashlib.sha1).digest()
+    digest = hmac.new(
+        b"secret".ljust(20, b"\0"), b"\x02\x01\x01" + shared + body[8:16], hashlib.sha1
+    ).digest()
     assert body[16:] == digest
     assert frame[:6] == b"\x01\x00\x5e\x00\x00\x12"
     assert frame[6:12] == VMAC

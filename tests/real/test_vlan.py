@@ -17,10 +17,10 @@ def trunk(lab, *tags):
     return alice, bob, cable
 
 
-def dissected(lab, path, *fields):
+def dissected(lab, path, *fields, options=()):
     """Fields of every frame as tshark reads them, and that none is malformed."""
     host = lab.host("reader")
-    base = ["tshark", "-n", "-r", str(path)]
+    base = ["tshark", "-n", "-r", str(path), *options]
     malformed = host.run([*base, "-Y", "_ws.malformed"]).stdout
     assert malformed == ""
     rows = host.run([*base, "-T", "fields", *(word for f in fields for word in ("-e", f))], check=True)
