@@ -23,6 +23,7 @@ from iflab.net import (
     SockaddrDl,
     Thread,
     as_sockaddr,
+    ifa_alloc,
 )
 
 if TYPE_CHECKING:
@@ -62,6 +63,9 @@ def address_ioctl(stack: LinuxStack, cmd: str, data: Any, ifp: Ifnet, td: Thread
         _add(stack, ifp, _alias(data))
     elif cmd in _DELETERS:
         td.priv_check(Priv.NET_DELIFADDR)
+        wanted, shared = _wanted(data), ifp.kernel.hooks.carp_remove_p
+        if wanted is not None and shared is not None and shared(ifp, wanted):
+            return True
         ifa = _chosen(ifp, _family(cmd), _wanted(data), strict=True)
         stack.del_address(ifp, f"{ifa.ifa_addr}/{prefixlen(ifa.ifa_netmask, ifa.ifa_addr)}")
     elif cmd.removesuffix("_IN6") in _GETTERS:
@@ -129,6 +133,9 @@ def _add(stack: LinuxStack, ifp: Ifnet, alias: Ifaliasreq) -> None:
     if address is None or address.family is AddressFamily.LINK:
         raise OSError(errno.EINVAL, f"{ifp.if_xname}: SIOCAIFADDR needs an IPv4 or IPv6 address")
     bits = prefixlen(alias.ifra_mask, address)
+    if alias.ifra_vhid:
+        _share(ifp, alias)
+        return
     there = next((ifa for ifa in ifp.if_addrhead if ifa.ifa_addr == address), None)
     if there is not None:
         old_bits = prefixlen(there.ifa_netmask, address)
@@ -143,3 +150,19 @@ def _add(stack: LinuxStack, ifp: Ifnet, alias: Ifaliasreq) -> None:
         broadcast="auto" if far is None or point_to_point else str(far),
     )
     ifp.if_flags |= IFF.UP  # as every driver does that is given an address; ifioctl tells the rest
+
+
+def _share(ifp: Ifnet, alias: Ifaliasreq) -> None:
+    """Give an address to a virtual host of carp, which puts it on the interface while it is master."""
+    attach = ifp.kernel.hooks.carp_attach_p
+    if attach is None or alias.ifra_addr is None:
+        raise OSError(errno.EPROTONOSUPPORT, "carp is not loaded")
+    ifa = ifa_alloc(ifp.kernel, alias.ifra_addr)
+    ifa.ifa_netmask = alias.ifra_mask
+    ifa.ifa_ifp = ifp
+    try:
+        attach(ifa, alias.ifra_vhid)
+    finally:
+        ifa.ifa_ifp = None
+        ifa.ifa_free()
+    ifp.if_flags |= IFF.UP

@@ -188,7 +188,7 @@ class ControlServer:
         if verb == "hello":
             return {"ok": True, **self.describe()}, []
         if verb in ("ifconfig", "netstat", "sysctl"):
-            host = self._host(request)
+            host = self.lab.switches.get(str(request.get("host"))) or self._host(request)
             args = request.get("args", [])
             if not isinstance(args, list) or not all(isinstance(word, str) for word in args):
                 raise ValueError("args is a list of words")

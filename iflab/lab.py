@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from iflab.agreement import Disagreement
 from iflab.control import ControlServer, make_private_directory, remove_private_directory
-from iflab.drivers import TapNic
+from iflab.drivers import Maker, TapNic, load_devices
 from iflab.engine import Engine
 from iflab.faults import Event, Faults, Record, Recorder, Schedule
 from iflab.host import Host, LabError
@@ -48,6 +48,7 @@ from iflab.net import (
     arpcom_free,
 )
 from iflab.stack import LinuxStack, Listener
+from iflab.switch import Switch
 from iflab.wire import Cable, Port, Segment, Wire
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ class Lab:
         self.on_log = on_log
         self.started = time.time()
         self.hosts: dict[str, Host] = {}
+        self.switches: dict[str, Switch] = {}
         self.wires: dict[str, Wire] = {}
         self._began = time.monotonic()
         self._macs = itertools.count(1)
@@ -159,6 +161,8 @@ class Lab:
             events.register("group_change_event", self._groups_changed)
             self.kernel.rtsock.listen(self._listener.heard)
             self.kernel.cloners.register(Cloner("tap", self._clone_tap, self._unclone))
+            self.maker = Maker(self.engine, self.next_mac, self.engine, self.close_tap)
+            load_devices(self.kernel, self.maker)
             self._control = ControlServer(self, directory) if directory else None
             undo.pop_all()
 
@@ -218,8 +222,7 @@ class Lab:
                 f"{name!r} is no name for a host; use letters, digits, '.', '-' and '_', 40 at most"
             )
         with self.lock:
-            if name in self.hosts:
-                raise LabError(f"there is a host {name} already; choose another name")
+            self._check_new(name)
             netns = Netns.create(name)
             try:
                 with netns.entered():
@@ -233,6 +236,36 @@ class Lab:
                 raise
             host = self.hosts[name] = Host(self, name, vnet, netns, stack)
             return host
+
+    def _check_new(self, name: str) -> None:
+        if name in self.hosts or name in self.switches:
+            what = "host" if name in self.hosts else "switch"
+            raise LabError(f"there is a {what} {name} already; choose another name")
+
+    def switch(self, name: str, ports: int = 8, *, stp: bool = False, mtu: int = 1500) -> Switch:
+        """Make a switch with that many ports, which knows no VLANs until told.
+
+        With ``stp`` all its ports take part in the rapid spanning tree; then one to
+        which a host is cabled forwards after three seconds, or at once as an edge.
+        Raises ``LabError`` for a second host or switch of that name.
+        """
+        self._check_open()
+        if not _NAME.match(name):
+            raise LabError(
+                f"{name!r} is no name for a switch; use letters, digits, '.', '-' and '_', 40 at most"
+            )
+        with self.lock:
+            self._check_new(name)
+            vnet = self.kernel.vnet_alloc(name, is_default=False)
+            try:
+                made = self.switches[name] = Switch(vnet, self.maker, ports, stp=stp, mtu=mtu)
+            except BaseException:
+                for ifp in vnet.ifnets():
+                    ifp.if_detach()
+                    ifp.if_free()
+                self.kernel.vnet_destroy(vnet)
+                raise
+            return made
 
     def cable(
         self, one: Ifnet | Port, other: Ifnet | Port, name: str | None = None, *, delay: float = 0.0
@@ -360,7 +393,7 @@ class Lab:
     @staticmethod
     def _port(thing: Ifnet | Port) -> Port:
         port = thing.if_softc if isinstance(thing, Ifnet) else thing
-        if port is None or not hasattr(port, "receive"):
+        if port is None or not hasattr(port, "receive") or not getattr(port, "has_plug", True):
             raise LabError(
                 f"{thing!r} cannot be plugged into a wire; use a NIC, a station, or an object with receive()"
             )
@@ -532,8 +565,8 @@ class Lab:
                     nic
                     for nic in nics
                     if isinstance(nic, TapNic)
-                    and nic.end is not None
-                    and nic.end.up
+                    and nic.tap.fd >= 0
+                    and nic.ifp.if_link_state is LinkState.UP
                     and nic.ifp.if_flags & IFF.UP
                     and nic.operstate != "UP"
                 ]

@@ -76,6 +76,7 @@ from iflab.net import (
     UserBuffer,
     Vnet,
     as_sockaddr,
+    ether_output,
     if_delmulti_ifma,
     mbuf,
 )
@@ -158,7 +159,8 @@ class LinuxStack(Stack):
         self.closing = False
         """The lab ends, and the kernel takes everything away by itself: do not ask it to."""
         self._loopback_routes: dict[tuple[bytes, int], Rtentry] = {}
-        self._applying = False
+        self._applying: Ifnet | None = None
+        """The interface that follows what its host joined."""
         # An address is usable at once: nobody else is on the wire.
         sysctl(netns, "net.ipv6.conf.default.accept_dad", 0)
         with Netlink(netns) as netlink:
@@ -322,6 +324,8 @@ class LinuxStack(Stack):
 
     def _forget_address(self, ifp: Ifnet, ifa: Ifaddr) -> None:
         addr, mask = ifa.ifa_addr, ifa.ifa_netmask
+        if ifa.ifa_carp is not None and ifp.kernel.hooks.carp_detach_p is not None:
+            ifp.kernel.hooks.carp_detach_p(ifa)
         ifp.ifa_remove(ifa)
         ifp.kernel.rtsock.rt_newaddrmsg(ifp, addr, mask, False)
 
@@ -330,7 +334,7 @@ class LinuxStack(Stack):
         if isinstance(ifa.ifa_addr, SockaddrIn):
             mac, ip = ifp.lladdr, ifa.ifa_addr.packed
             arp = struct.pack("!HHBBH6s4s6s4s", 1, 0x0800, 6, 4, 1, mac, ip, b"", ip)
-            ifp.transmit_mbuf(mbuf(b"\xff" * 6 + mac + b"\x08\x06" + arp))
+            ether_output(ifp, mbuf(b"\xff" * 6 + mac + b"\x08\x06" + arp))
 
     def in6_if_up(self, ifp: Ifnet) -> None:
         """The interface is up: so must the netdev be."""
@@ -570,14 +574,14 @@ class LinuxStack(Stack):
         elif isinstance(record, Maddr):
             self._groups_heard += 1
             held, key = self._groups.setdefault(ifp, {}), (_FAMILIES[record.family], record.address)
-            self._applying = True
+            before, self._applying = self._applying, ifp
             try:
                 if new and key not in held:
                     held[key] = ifp.if_addmulti(record.address)
                 elif not new and key in held:
                     if_delmulti_ifma(held.pop(key))
             finally:
-                self._applying = False
+                self._applying = before
 
     def _learn_address(self, ifp: Ifnet, addr: Addr) -> None:
         ifa = ifp.ifa_add(addr.address, _netmask(addr.family, addr.prefixlen), addr.peer or addr.broadcast)
@@ -629,6 +633,7 @@ class LinuxStack(Stack):
         if ifp.if_mtu != link.mtu:
             nic.netdev_mtu = link.mtu
             ifp.if_mtu = link.mtu  # any that Linux takes, also below if.c's least
+            nic.rethink()
             ifp.touch()
             ifp.kernel.rtsock.rt_ifmsg(ifp)
             self.nd6_setmtu(ifp)
@@ -727,7 +732,7 @@ class LinuxStack(Stack):
         for maddr in maddrs:
             if maddr.family == socket.AF_PACKET and maddr.address not in images | ours:
                 wanted[AddressFamily.LINK, maddr.address] = None
-        self._applying = True
+        before, self._applying = self._applying, ifp
         try:
             for key in [key for key in held if key not in wanted]:
                 if_delmulti_ifma(held.pop(key))
@@ -735,11 +740,11 @@ class LinuxStack(Stack):
                 if key not in held:
                     held[key] = ifp.if_addmulti(key[1])
         finally:
-            self._applying = False
+            self._applying = before
 
     def _push_groups(self, ifp: Ifnet) -> None:
         """The multicast list changed from inside: the netdev's follows. What the host joined is there already."""
-        if not self._applying:
+        if self._applying is not ifp:
             ifp.if_softc.push_groups(self.own_groups(ifp))
 
     def own_groups(self, ifp: Ifnet) -> set[bytes]:

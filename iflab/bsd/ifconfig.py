@@ -38,6 +38,7 @@ from iflab.net import (
 )
 
 from .command import CommandError, bits_text, number, reason
+from .devices import DEVICE_PARAMETERS, device_lines, finish_devices
 
 __all__ = ["CAPABILITY_NAMES", "FLAG_NAMES", "ifconfig"]
 
@@ -124,6 +125,7 @@ class _Run:
     out: list[str] = field(default_factory=list)
     address: _Address = field(default_factory=_Address)
     family: AddressFamily | None = None
+    pending: dict[str, Any] = field(default_factory=dict)
 
     def ioctl(self, cmd: str, what: str, **fields: Any) -> Any:
         """Make an ioctl on the interface. Raises ``CommandError`` as the original prints it."""
@@ -238,6 +240,7 @@ def show(ifp: Ifnet, family: AddressFamily | None = None, more: bool = False) ->
         groups = [g.ifg_group for g in ifp.if_groups if g.ifg_group != "all"]
         if groups:
             lines.append(f"\tgroups: {' '.join(groups)}")
+        lines += device_lines(ifp)
         lines += _media_lines(ifp)
         if ifp.if_fib:
             lines.append(f"\tfib: {ifp.if_fib}")
@@ -253,14 +256,18 @@ def _address_line(ifp: Ifnet, ifa: Ifaddr) -> str:
         zone = f"%{ifp.if_xname}" if local else ""
         scope = f" scopeid {ifp.if_index:#x}" if local else ""
         there = f" --> {far}" if far is not None else ""
-        return f"inet6 {ifa.ifa_addr}{zone}{there} prefixlen {bits.bit_count()}{scope}"
+        return f"inet6 {ifa.ifa_addr}{zone}{there} prefixlen {bits.bit_count()}{scope}{_vhid(ifa)}"
     text = f"inet {ifa.ifa_addr}"
     if far is not None and ifp.if_flags & IFF.POINTOPOINT:
         text += f" --> {far}"
     text += f" netmask {bits:#010x}"
     if far is not None and ifp.if_flags & IFF.BROADCAST:
         text += f" broadcast {far}"
-    return text
+    return text + _vhid(ifa)
+
+
+def _vhid(ifa: Ifaddr) -> str:
+    return f" vhid {ifa.ifa_carp.vhid}" if ifa.ifa_carp is not None else ""
 
 
 def _media_lines(ifp: Ifnet) -> list[str]:
@@ -297,6 +304,7 @@ def _carry_out(run: _Run, words: list[str]) -> None:
             run.address.far = _ip(word)
         else:
             raise CommandError(f"ifconfig: {word!r} is no parameter")
+    finish_devices(run)
     if run.address.address is not None or (not run.address.adds and run.family is not None):
         _set_address(run)
 
@@ -367,8 +375,9 @@ def _set_address(run: _Run) -> None:
         ifra_addr=address,
         ifra_mask=as_sockaddr(_mask(run)),
         ifra_broadaddr=as_sockaddr(wanted.far) if wanted.far else None,
+        ifra_vhid=run.pending.pop("vhid", 0),
     )
-    if wanted.clears and not v6:
+    if wanted.clears and not v6 and not alias.ifra_vhid:
         try:
             run.vnet.ioctl("SIOCDIFADDR", Ifreq(run.name), run.td)
         except OSError as error:
@@ -502,4 +511,5 @@ _PARAMETERS: dict[str, tuple[int, Callable[..., None]]] = {
     "-alias": (0, _unalias),
     "delete": (0, _unalias),
     "remove": (0, _unalias),
+    **DEVICE_PARAMETERS,
 }

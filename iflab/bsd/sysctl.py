@@ -18,11 +18,17 @@ def sysctl(vnet: Vnet, args: Sequence[str], td: Thread | None = None) -> str:
     where the running system may not change it.
     """
     td = td or vnet.thread()
-    tree = vnet.kernel.sysctl
+    tree, own = vnet.kernel.sysctl, vnet.kernel.vnet_settings
     lines = []
-    for word in args or [row.name for row in tree]:
+    for word in args or [*(row.name for row in tree), *own]:
         name, equals, value = word.partition("=")
+        if name in own:
+            lines.append(_vnet_setting(vnet, td, name, value if equals else None))
+            continue
         if name in ("-a", "-d"):
+            lines += [
+                f"{key}: {row.description if name == '-d' else row.get(vnet)}" for key, row in own.items()
+            ]
             lines += [f"{row.name}: {row.description if name == '-d' else row.value}" for row in tree]
             continue
         try:
@@ -36,3 +42,16 @@ def sysctl(vnet: Vnet, args: Sequence[str], td: Thread | None = None) -> str:
             raise CommandError(f"sysctl: {name}: {reason(error)}") from error
         lines.append(f"{name}: {old} -> {tree[name]}")
     return "".join(f"{line}\n" for line in lines)
+
+
+def _vnet_setting(vnet: Vnet, td: Thread, name: str, value: str | None) -> str:
+    setting = vnet.kernel.vnet_settings[name]
+    old = setting.get(vnet)
+    if value is None:
+        return f"{name}: {old}"
+    try:
+        td.priv_check(Priv.SYSCTL_WRITE)
+        setting.put(vnet, number("sysctl", value, "number"))
+    except OSError as error:
+        raise CommandError(f"sysctl: {name}: {reason(error)}") from error
+    return f"{name}: {old} -> {setting.get(vnet)}"

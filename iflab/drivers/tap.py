@@ -33,6 +33,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import logging
 import os
 import socket
@@ -65,6 +66,7 @@ from iflab.net import (
     bpf_ifdetach,
     bpf_mtap,
     ether_ifattach,
+    ether_output,
     ether_resolvemulti,
     finish,
     is_multicast,
@@ -84,6 +86,9 @@ BUDGET = 512 * 1024
 
 FRAME_WEIGHT = 8192
 """... so many more than it has: some 60 small frames, or 7 of 64 KiB."""
+
+_MOST_HOPS = 8
+"""Bridges that frames pass together."""
 
 STALE_FOR = 0.1
 """Seconds for which frames may still come out that were queued before the kernel was told to finish them."""
@@ -108,6 +113,10 @@ class Loop(Protocol):
 _IPV4 = b"\x08\x00"
 _head: Callable[[Mbuf], bytes] = itemgetter(slice(PKTHDR, PKTHDR + 14))
 _ipv4_pair: Callable[[Mbuf], bytes] = itemgetter(slice(36, 44))
+
+
+_Way = tuple[list[End], list[tuple["TapNic", tuple[Any, Any]]], "TapNic"]
+"""The ends that frames pass, the bridges between them, and the NIC that gets them."""
 
 
 def _in_common(frames: list[Mbuf]) -> tuple[bytes, bytes, int]:
@@ -157,6 +166,11 @@ class TapNic(Driver):
 
     ``filtered`` counts frames that the hardware filter kept from the host.
     """
+
+    iftype: IFT = IFT.ETHER
+    capabilities = _CAPABILITIES
+    has_plug = True
+    """It can be plugged into a wire."""
 
     _sends_itself = _receives_itself = False
     """A derived class has its own way for frames, out or in: it gets them one by one, and finished."""
@@ -214,18 +228,31 @@ class TapNic(Driver):
 
     # coming and going
 
-    def attach(self, vnet: Vnet, netns: Netns, loop: Loop, name: str, mac: bytes, mtu: int = 1500) -> Ifnet:
+    def attach(
+        self,
+        vnet: Vnet,
+        netns: Netns | None,
+        loop: Loop | None,
+        name: str,
+        mac: bytes,
+        mtu: int = 1500,
+    ) -> Ifnet:
         """Make the device ``name`` in ``netns`` and its ifnet in ``vnet``; return the ifnet, down.
 
-        Raises as ``Tap.create`` and ``if_attach`` do; nothing is left behind then.
+        With neither namespace nor loop there is no device, and no Linux above: a
+        NIC of a switch. Raises as ``Tap.create`` and ``if_attach`` do; nothing is
+        left behind then.
         """
-        tap = Tap.create(netns, name, mac=mac)
+        tap = Tap.create(netns, name, mac=mac) if netns is not None else Tap(-1, name, 0)
         try:
             ifp = vnet.if_alloc(IFT.ETHER)
         except BaseException:
             tap.close()
             raise
-        self.tap, self.netns, self._loop, self.ifp, self._mac = tap, netns, loop, ifp, mac
+        self.tap, self.ifp, self._mac = tap, ifp, mac
+        if netns is not None and loop is not None:
+            self.netns, self._loop = netns, loop
+        ifp.if_type = self.iftype
         stem = name.rstrip("0123456789")
         if stem and stem != name and str(int(name[len(stem) :])) == name[len(stem) :]:
             ifp.if_initname(stem, int(name[len(stem) :]))
@@ -234,11 +261,12 @@ class TapNic(Driver):
         self.name = f"{vnet.name}:{name}"
         ifp.if_flags = IFF.BROADCAST | IFF.SIMPLEX | IFF.MULTICAST
         ifp.if_mtu = self.netdev_mtu = 1500
-        ifp.if_capabilities = ifp.if_capenable = _CAPABILITIES
+        ifp.if_capabilities = ifp.if_capenable = self.capabilities
         ifp.if_link_state = LinkState.DOWN
         ifp.if_baudrate = 10_000_000_000
         ifp.if_driver = self
         ifp.if_softc = self
+        self.prepare(ifp)
         try:
             if mtu != 1500:
                 self._set_mtu(ifp, mtu)
@@ -248,8 +276,12 @@ class TapNic(Driver):
             tap.close()
             raise
         self._program()
-        loop.add_reader(tap.fd, self._readable)
+        if loop is not None and tap.fd >= 0:
+            loop.add_reader(tap.fd, self._readable)
         return ifp
+
+    def prepare(self, ifp: Ifnet) -> None:
+        """Set what the attachment announces; for derived classes."""
 
     def if_detached(self, ifp: Ifnet) -> None:
         """The interface is gone: pull the plug and close the device."""
@@ -264,8 +296,14 @@ class TapNic(Driver):
     def if_reassign(self, ifp: Ifnet, new_vnet: Vnet) -> None:
         """Move the device into the namespace of ``new_vnet``; fd, wire and MAC stay."""
         netns = getattr(new_vnet.stack, "netns", None)
-        if not isinstance(netns, Netns):
-            raise OSError(errno.ENODEV, f"{self.name}: the vnet {new_vnet.name} has no network namespace")
+        if self.tap.fd < 0 and netns is None:
+            self.name = f"{new_vnet.name}:{ifp.if_xname}"
+            return
+        if not isinstance(netns, Netns) or self.tap.fd < 0:
+            raise OSError(
+                errno.ENODEV,
+                f"{self.name}: this NIC and the vnet {new_vnet.name} do not fit: only one of them has a network namespace",
+            )
         if self.netns is netns:
             return  # it was moved from the Linux side
         self._netdev(netns=netns)
@@ -309,19 +347,13 @@ class TapNic(Driver):
         First half, the sender's stages: ``if_transmit`` with an empty, plain
         ``if_snd`` and a driver that is not busy, ``if_start`` and ``send`` of this
         class. If one of them has a say, frames go one by one. Second half, from the
-        wire on, see ``_straight_to``; else ``end.send`` takes them.
+        wire on, see ``_way`` and ``_straight_to``; else ``end.send`` takes them.
         """
         ifp, end = self.ifp, self.end
-        if (
-            end is None
-            or self._sends_itself
-            or not ifp.plain
-            or ifp.if_bpf
-            or not ifp.if_snd.is_plain()
-            or ifp.if_drv_flags & IFF.OACTIVE
-            or ifp.if_driver.if_transmit is not None
-        ):
+        if end is None or not ifp.plain or ifp.if_bpf or not self._sends_straight():
             count, transmit = ifp.if_addrhead.count_output, ifp.transmit_mbuf
+            if ifp.if_claims:
+                transmit = functools.partial(ether_output, ifp)
             for m in frames:
                 count(m)
                 transmit(m)
@@ -343,44 +375,79 @@ class TapNic(Driver):
                 self.send(m)
             return
         ifp.if_opackets += len(frames)
-        peer = end.straight_to
-        if (
-            isinstance(peer, TapNic)
-            and head[:6] == peer._mac
-            and peer._running
-            and not peer._receives_itself
-            and peer.ifp.plain
-            and not peer.ifp.if_bpf
-            and peer.ifp.stack.hands_to_driver
-        ):
-            self._straight_to(peer, end, frames, pair, octets)
+        way = self._way(end, head, frames)
+        if way is not None:
+            self._straight_to(way, frames, pair, octets)
         else:
             send = end.send
             for m in frames:
                 send(m)
 
     @staticmethod
-    def _straight_to(peer: TapNic, end: End, frames: list[Mbuf], pair: bytes, octets: int) -> None:
-        """The second half of ``_express``: what a clean wire and the receiving NIC would do, left out one by one.
+    def _way(end: End, head: bytes, frames: list[Mbuf]) -> _Way | None:
+        """Where frames with the Ethernet header ``head`` come out, if nothing there has a say; bridges are passed through.
 
-        The wire has no delay or cut, and at most one hook, its gate; ``receive`` is this
-        class's, on a NIC that runs, and all frames are for its MAC; ``if_input`` has no
-        listeners and Linux above it.
+        A wire on the way has no delay or cut, and at most the first a hook, its
+        gate. ``receive`` is this class's, on a NIC that runs, and the frames are for
+        its MAC; ``if_input`` has no listeners and Linux above it.
         """
-        fd, write, gate, flow, ifp = peer.tap.fd, os.write, end.gate, end.flow, peer.ifp
+        peer = end.straight_to
+        if not head or not isinstance(peer, TapNic):
+            return None
+        ends: list[End] = [end]
+        hops: list[tuple[TapNic, tuple[Any, Any]]] = []
+        while peer.ifp.if_bridge is not None:
+            if not peer._receives_straight() or peer.ifp.if_bpf or end.gate is not None:
+                return None
+            hop = peer.ifp.if_bridge.express(peer.ifp, head)
+            if hop is None or len(hops) == _MOST_HOPS:
+                return None
+            hops.append((peer, hop))
+            nic: TapNic = hop[1].ifp.if_softc
+            out = nic.end
+            if out is None or not nic._sends_straight() or nic.ifp.if_bpf or out.gate is not None:
+                return None
+            if not isinstance(out.straight_to, TapNic):
+                return None
+            if out.accepts != ACCEPTS_ALL and any(map(is_unfinished, frames)):
+                return None
+            ends.append(out)
+            peer = out.straight_to
+        if (
+            head[:6] != peer._mac
+            or not peer._receives_straight()
+            or not peer.ifp.plain
+            or peer.ifp.if_bpf
+            or not peer.ifp.stack.hands_to_driver
+        ):
+            return None
+        return ends, hops, peer
+
+    @staticmethod
+    def _straight_to(way: _Way, frames: list[Mbuf], pair: bytes, octets: int) -> None:
+        """The second half of ``_express``: what wires and NICs on the way would do, left out one by one."""
+        ends, hops, peer = way
+        first = ends[0]
+        fd, write, gate, ifp = peer.tap.fd, os.write, first.gate, peer.ifp
         if gate is None:
-            for heard in end.listeners:
-                heard(end, frames)
-            flow.sent += len(frames)
-            flow.octets += octets
-            flow.delivered += len(frames)
+            for end in ends:
+                for heard in end.listeners:
+                    heard(end, frames)
+                flow = end.flow
+                flow.sent += len(frames)
+                flow.octets += octets
+                flow.delivered += len(frames)
+            for nic, hop in hops:
+                nic.ifp.if_ipackets += len(frames)
+                nic.ifp.if_ibytes += octets
+                nic.ifp.if_bridge.carried(*hop, len(frames), octets)
             passed = frames
         else:
             passed = []
         for m in frames:
             if gate is not None:
-                if end.gate is not gate or not peer._running:  # a hook changed the lab
-                    end.send(m)
+                if first.gate is not gate or not peer._running:  # a hook changed the lab
+                    first.send(m)
                     continue
                 if not gate(m):
                     continue
@@ -399,6 +466,20 @@ class TapNic(Driver):
         elif (ifa := ifp.if_addrhead.with_octets(pair[4:])) is not None:
             ifa.ifa_ipackets += len(passed)
             ifa.ifa_ibytes += octets - 14 * len(passed)
+
+    def _sends_straight(self) -> bool:
+        """Nothing on the way out has a say: neither queue nor driver."""
+        ifp = self.ifp
+        return not (
+            self._sends_itself
+            or not ifp.if_snd.is_plain()
+            or ifp.if_drv_flags & IFF.OACTIVE
+            or ifp.if_driver.if_transmit is not None
+        )
+
+    def _receives_straight(self) -> bool:
+        """Nothing of the driver's on the way in has a say."""
+        return self._running and not self._receives_itself
 
     def if_start(self, ifp: Ifnet) -> None:
         """Put what waits in ``if_snd`` on the wire."""
@@ -460,11 +541,15 @@ class TapNic(Driver):
         if self.end is not None:
             self.end.wire.rebind()
 
+    def leaves(self) -> int:
+        """What the host may leave undone on the frames that it sends."""
+        looks = self._sends_itself or self.ifp.if_bpf
+        return self.end.accepts if self.end is not None and not looks else 0
+
     def accepts_change(self) -> None:
         """What the wire accepts, or what the NIC may do, has changed: tell the kernel what to leave to us."""
         able = self.ifp.if_capenable
-        looks = self._sends_itself or self.ifp.if_bpf
-        accepts = self.end.accepts if self.end is not None and not looks else 0
+        accepts = self.leaves()
         wanted = 0
         if accepts & ACCEPTS_CSUM and able & (IFCAP.TXCSUM | IFCAP.TXCSUM_IPV6):
             wanted = TUN_F_CSUM
@@ -477,6 +562,7 @@ class TapNic(Driver):
             self.tap.set_offload(wanted)
             self._offload = wanted
             self._stale_until = time.monotonic() + STALE_FOR
+            self._tell_trunk()
 
     def if_snd_changed(self, ifp: Ifnet) -> None:
         """Who manages the send queue gets it in frames of the wire's size."""
@@ -532,6 +618,11 @@ class TapNic(Driver):
         elif cmd == "SIOCSIFFLAGS":
             self.sync_flags()
         elif cmd == "SIOCSIFMTU":
+            if ifp.if_lagg is not None and not ifp.if_lagg.sets_mtu:
+                raise OSError(
+                    errno.EINVAL,
+                    f"{self.name} is a port of {ifp.if_lagg.ifp.if_xname}; change the MTU of that",
+                )
             self._set_mtu(ifp, data.ifr_mtu)
         elif cmd in ("SIOCADDMULTI", "SIOCDELMULTI"):
             self._program()
@@ -542,7 +633,7 @@ class TapNic(Driver):
             if not wanted & (IFCAP.TXCSUM | IFCAP.TXCSUM_IPV6):
                 wanted &= ~(IFCAP.TSO4 | IFCAP.TSO6)  # what is cut needs its checksums
             ifp.if_capenable = wanted
-            self._rethink()
+            self.rethink()
         elif cmd == "SIOCGIFMEDIA":
             data.ifr_data = {"media": "Ethernet 10Gbase-T <full-duplex>", "active": self.end is not None}
         else:
@@ -619,17 +710,25 @@ class TapNic(Driver):
             self._netdev(mtu=mtu)
             self.netdev_mtu = mtu
         ifp.if_mtu = mtu
-        self._rethink()
+        self.rethink()
 
-    def _rethink(self) -> None:
+    def rethink(self) -> None:
         """Capabilities or MTU changed: what this NIC takes may be another, and what it leaves to the wire."""
         if self.end is not None:
             self.end.wire.rebind()
         self.accepts_change()
+        self._tell_trunk()
+
+    def _tell_trunk(self) -> None:
+        tell = self.ifp.kernel.hooks.vlan_trunk_cap_p
+        if self.ifp.if_vlantrunk is not None and tell is not None:
+            tell(self.ifp)
 
     def _netdev(self, **changes: Any) -> None:
         from iflab.linux import Netlink
 
+        if self.tap.fd < 0:
+            return
         with Netlink(self.netns) as netlink:
             netlink.link_set(self.tap.ifindex, **changes)
 

@@ -48,6 +48,14 @@ from .ethernet import (
     ether_ifattach,
     ether_resolvemulti,
 )
+from .ethersubr import (
+    ETHERTYPE_QINQ,
+    ETHERTYPE_VLAN,
+    ether_demux,
+    ether_demux_local,
+    ether_input,
+    ether_output,
+)
 from .flags import (
     IFCAP,
     IFF,
@@ -61,6 +69,7 @@ from .flags import (
     flag_names,
 )
 from .group import Group
+from .hooks import Hooks
 from .ifaddr import (
     Ifaddr,
     ifa_add_loopback_route,
@@ -90,6 +99,7 @@ from .sockaddr import (
 )
 from .sockio import Ifaliasreq, Ifconf, Ifgroupreq, Ifreq, UserBuffer
 from .stack import Domain, Stack
+from .sysctl import VnetSetting
 from .taskqueue import Task, TaskQueue
 from .vnet import Vnet
 
@@ -98,6 +108,8 @@ __all__ = [
     "ACCEPTS_CSUM",
     "ACCEPTS_GSO",
     "ENOIOCTL",
+    "ETHERTYPE_QINQ",
+    "ETHERTYPE_VLAN",
     "FRAME_MAX",
     "FRAME_MIN",
     "IFCAP",
@@ -120,6 +132,7 @@ __all__ = [
     "Domain",
     "Driver",
     "Group",
+    "Hooks",
     "Ifaddr",
     "Ifaliasreq",
     "Ifconf",
@@ -150,6 +163,7 @@ __all__ = [
     "Timer",
     "UserBuffer",
     "Vnet",
+    "VnetSetting",
     "arpcom_alloc",
     "arpcom_free",
     "as_mbuf",
@@ -160,7 +174,11 @@ __all__ = [
     "bpfattach",
     "bpfdetach",
     "errno_name",
+    "ether_demux",
+    "ether_demux_local",
     "ether_ifattach",
+    "ether_input",
+    "ether_output",
     "ether_resolvemulti",
     "finish",
     "flag_names",

@@ -38,6 +38,14 @@ class Cloner:
     create: Callable[[Vnet, str, int, Any], Ifnet]
     destroy: Callable[[Ifnet], None]
     minifs: int = 0
+    match: Callable[[Vnet, str], bool] | None = None
+    """Knows names of another form that this kind makes too, such as ``em0.10``."""
+    suffixes: tuple[str, ...] = ("",)
+    """What follows kind and unit in the names of the interfaces that one creation makes (``epair0a``, ``epair0b``)."""
+
+    def is_taken(self, vnet: Vnet, unit: int) -> bool:
+        """True when an interface of that unit exists in ``vnet``."""
+        return any(vnet.ifunit(f"{self.name}{unit}{suffix}") is not None for suffix in self.suffixes)
 
 
 class Cloners:
@@ -60,6 +68,9 @@ class Cloners:
         EEXIST when there is one of that name, and what the kind itself refuses.
         """
         with self.kernel.giant:
+            for other in self._cloners.values():
+                if other.match is not None and other.match(vnet, name):
+                    return self._create_named(other, vnet, name, params)
             found = _NAME.match(name)
             cloner = self._cloners.get(found[1]) if found else None
             if found is None or cloner is None:
@@ -70,13 +81,24 @@ class Cloners:
                 raise refuse(errno.EINVAL, f"{name!r} is no interface name: {digits} is no plain unit number")
             if digits:
                 unit = int(digits)
-                if vnet.ifunit(name) is not None:
+                if cloner.is_taken(vnet, unit):
                     raise refuse(errno.EEXIST, f"there is an interface {name} already")
             else:
-                unit = next(n for n in range(2**16) if vnet.ifunit(f"{cloner.name}{n}") is None)
+                unit = next(n for n in range(2**16) if not cloner.is_taken(vnet, n))
             ifp = cloner.create(vnet, f"{cloner.name}{unit}", unit, params)
             ifp.if_addgroup(cloner.name)
             return ifp.if_xname
+
+    @staticmethod
+    def _create_named(cloner: Cloner, vnet: Vnet, name: str, params: Any) -> str:
+        if len(name) >= IFNAMSIZ:
+            raise refuse(errno.EINVAL, f"{name!r} has {len(name)} octets; an interface name has 15 at most")
+        if vnet.ifunit(name) is not None:
+            raise refuse(errno.EEXIST, f"there is an interface {name} already")
+        unit = next(n for n in range(2**16) if not cloner.is_taken(vnet, n))
+        ifp = cloner.create(vnet, name, unit, params)
+        ifp.if_addgroup(cloner.name)
+        return ifp.if_xname
 
     def if_clone_destroy(self, vnet: Vnet, name: str) -> None:
         """Unmake an interface. Raises ENXIO when there is none, EINVAL when it was not made by name or must stay."""

@@ -33,15 +33,26 @@ class Hooks:
     ng_ether_link_state_p: Callable[[Ifnet, LinkState], None] | None = None
     lagg_linkstate_p: Callable[[Ifnet, LinkState], None] | None = None
 
+    # frames of an interface that somebody claims (net/ethersubr.py): None when taken, else what goes on
+    lagg_input_p: Callable[[Ifnet, Mbuf], Mbuf | None] | None = None
+    ng_ether_input_p: Callable[[Ifnet, Mbuf], Mbuf | None] | None = None
+    ng_ether_output_p: Callable[[Ifnet, Mbuf], Mbuf | None] | None = None
+    bridge_input_p: Callable[[Ifnet, Mbuf], Mbuf | None] | None = None
+    bridge_output_p: Callable[[Ifnet, Mbuf], Mbuf | None] | None = None
+    carp_input_p: Callable[[Ifnet, Mbuf], Mbuf | None] | None = None
+    vlan_input_p: Callable[[Ifnet, Mbuf], Mbuf | None] | None = None
+
     # carp
     carp_linkstate_p: Callable[[Ifnet], None] | None = None
     carp_demote_adj_p: Callable[[int, str], None] | None = None
     carp_master_p: Callable[[Ifaddr], bool] | None = None
     carp_forus_p: Callable[[Ifnet, bytes], bool] | None = None
-    carp_output_p: Callable[[Ifnet, Mbuf, Sockaddr | None], None] | None = None
+    carp_output_p: Callable[[Ifnet, Mbuf, Sockaddr | None], Mbuf | None] | None = None
     carp_ioctl_p: Callable[[Any, str, Thread], None] | None = None
     carp_attach_p: Callable[[Ifaddr, int], None] | None = None
     carp_detach_p: Callable[[Ifaddr], None] | None = None
+    carp_remove_p: Callable[[Ifnet, Sockaddr], bool] | None = None
+    """Takes a shared address away for good, whoever has it at the moment; False when it is not shared."""
     carp_iamatch_p: Callable[[Ifaddr], bytes | None] | None = None
     carp_iamatch6_p: Callable[[Ifnet, Sockaddr], Ifaddr | None] | None = None
     carp_macmatch6_p: Callable[[Ifnet, Mbuf, Sockaddr], bytes | None] | None = None

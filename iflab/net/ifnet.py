@@ -25,6 +25,7 @@ from . import attach, counted, group, lookup, multi, state
 from .bpf import BpfSide, BpfTap, bpf_mtap
 from .driver import Driver, NoDriver
 from .errors import KernelPanic, refuse
+from .ethersubr import ether_input
 from .flags import IFF, IFNAMSIZ, AddressFamily, LinkState
 from .ifaddr import AddressList, Ifaddr, ifa_alloc
 from .ifqueue import Ifqueue, ifq_delete, ifq_init
@@ -144,6 +145,8 @@ class Ifnet:
         self.plain = True
         """Nobody but driver and protocols deals with its frames; who else does (a listener, a device on top) unsets it."""
         self.if_bpf: tuple[BpfTap, ...] = ()
+        self.if_claims: set[str] = set()
+        """Kinds of devices on top of it (``if_claim``)."""
         self.if_snd = ifq_init(self)
         self.if_linktask = Task(functools.partial(state.do_link_state_change, self))
         self.if_driver: Driver = NoDriver()
@@ -351,6 +354,14 @@ class Ifnet:
                 return 0
             return self.if_snd.purge()
 
+    def if_claim(self, who: str, on: bool = True) -> None:
+        """Let a device on top of this interface, of the kind ``who``, see its frames (``net/ethersubr.py``), or end that."""
+        if on:
+            self.if_claims.add(who)
+        else:
+            self.if_claims.discard(who)
+        self.plain = not self.if_claims
+
     # frames in
 
     def if_input_mbuf(self, m: Mbuf) -> None:
@@ -361,6 +372,11 @@ class Ifnet:
         self.if_ibytes += len(m) - PKTHDR
         if m[PKTHDR] & 1:
             self.if_imcasts += 1
+        if self.if_claims:
+            passed = ether_input(self, m)
+            if passed is None:
+                return
+            m = passed
         self.stack.input(self, m)
 
     def if_input(self, frame: Any) -> None:

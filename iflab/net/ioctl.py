@@ -98,7 +98,11 @@ def _to_interface(so: Socket, ifp: Ifnet, cmd: str, data: Any, td: Thread) -> No
             # Drivers trust that who sets an address was checked, so that never goes down to them.
             if error.errno != errno.EOPNOTSUPP or cmd in _ADDRESS_SETTERS:
                 raise
-            ifp.driver_ioctl(cmd, data)
+            before, ifp.kernel.curthread = ifp.kernel.curthread, td
+            try:
+                ifp.driver_ioctl(cmd, data)
+            finally:
+                ifp.kernel.curthread = before
     finally:
         if ifp.if_flags & IFF.UP and not was_up:
             ifp.stack.in6_if_up(ifp)

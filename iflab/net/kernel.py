@@ -18,10 +18,10 @@ from .console import Console
 from .errors import KernelPanic
 from .events import EventHandlers
 from .hooks import Hooks
-from .priv import Prison
+from .priv import Prison, Priv, Thread
 from .rtsock import Devctl, RoutingSocket
 from .stack import Domain, Stack
-from .sysctl import SysctlTree
+from .sysctl import SysctlTree, VnetSetting
 from .taskqueue import TaskQueue
 from .vnet import Vnet
 
@@ -58,6 +58,8 @@ class Kernel:
         self.console = Console()
         self.hooks = Hooks()
         self.sysctl = SysctlTree()
+        self.vnet_settings: dict[str, VnetSetting] = {}
+        """Settings that every vnet has for itself, by name."""
         self.cloners = Cloners(self)
         self.domains: list[Domain] = []
         self.domain_init_status = DOMAINS_UP
@@ -65,6 +67,8 @@ class Kernel:
         self.vnets: list[Vnet] = []
         self.curvnet: Vnet | None = None
         """The vnet that a call is made in; None outside, where every interface stands for its own."""
+        self.curthread: Thread | None = None
+        """Who made the ioctl that a driver is obeying; None outside of one."""
         self._live: Counter[str] = Counter()
         self._jids = 0
 
@@ -104,6 +108,11 @@ class Kernel:
             if vnet.prison.pr_id == jid and vnet.prison is not prison:
                 return vnet.prison
         return None
+
+    def priv_check(self, priv: Priv) -> None:
+        """Raise EPERM unless who made the present ioctl holds ``priv``; a call from within holds everything."""
+        if self.curthread is not None:
+            self.curthread.priv_check(priv)
 
     # layer-2 common data
 

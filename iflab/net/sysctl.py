@@ -10,12 +10,16 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .errors import refuse
 
-__all__ = ["Sysctl", "SysctlTree"]
+if TYPE_CHECKING:
+    from .vnet import Vnet
+
+__all__ = ["Sysctl", "SysctlTree", "VnetSetting"]
 
 IFQ_MAXLEN = 50
 
@@ -29,6 +33,15 @@ class Sysctl:
     description: str
     writable: bool
     minimum: int
+
+
+@dataclass(slots=True)
+class VnetSetting:
+    """A setting that every vnet has for itself."""
+
+    description: str
+    get: Callable[[Vnet], int]
+    put: Callable[[Vnet, int], None]
 
 
 class SysctlTree:

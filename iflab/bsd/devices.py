@@ -1,0 +1,429 @@
+"""What ``ifconfig`` knows of pseudo-devices: their parameters, and the lines that show them.
+
+One table of parameters and one function per kind, in the syntax and layout of
+ifconfig(8). The ioctls behind them are those of ``iflab/drivers``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from iflab.drivers.bridge import IFBIF, Bridge, Ifbreq, Member
+from iflab.drivers.carp import Carpreq, State
+from iflab.drivers.lagg import Lagg, Laggreq
+from iflab.drivers.vlan import Vlan, Vlanreq
+from iflab.net import Ifnet, Thread, Vnet
+
+from .command import CommandError, bits_text
+
+__all__ = ["DEVICE_PARAMETERS", "Run", "device_lines", "finish_devices"]
+
+
+class Run(Protocol):
+    """A command line being carried out."""
+
+    vnet: Vnet
+    td: Thread
+    name: str
+    out: list[str]
+    pending: dict[str, Any]
+    """What only takes effect together with what else is written."""
+
+    def ioctl(self, cmd: str, what: str, **fields: Any) -> Any:
+        """Make an ioctl on the interface. Raises ``CommandError``."""
+
+    def number(self, text: str, what: str) -> int:
+        """Read a number. Raises ``CommandError``."""
+
+
+Action = Callable[..., None]
+
+
+def _bounded(run: Run, text: str, what: str, least: int, most: int) -> int:
+    value = run.number(text, what)
+    if not least <= value <= most:
+        raise CommandError(f"ifconfig: {what}: {least} to {most}, not {text}")
+    return value
+
+
+# vlan
+
+_PROTOCOLS = {"802.1q": 0x8100, "802.1ad": 0x88A8}
+
+
+def _vlan_tag(run: Run, word: str, tag: str) -> None:
+    run.pending["vlan"] = _bounded(run, tag, "vlan", 1, 4094)
+
+
+def _vlan_dev(run: Run, word: str, parent: str) -> None:
+    run.pending["vlandev"] = parent
+
+
+def _vlan_proto(run: Run, word: str, name: str) -> None:
+    if name.lower() not in _PROTOCOLS:
+        raise CommandError(f"ifconfig: a vlanproto is 802.1q or 802.1ad, not {name!r}")
+    run.pending["vlanproto"] = _PROTOCOLS[name.lower()]
+
+
+def _vlan_pcp(run: Run, word: str, pcp: str) -> None:
+    value = _bounded(run, pcp, "vlanpcp", 0, 7)
+    _finish_vlan(run)
+    run.ioctl("SIOCSVLANPCP", "SIOCSVLANPCP", ifr_data=value)
+
+
+def _vlan_leave(run: Run, word: str, *parent: str) -> None:
+    run.ioctl("SIOCSETVLAN", "SIOCSETVLAN", ifr_data=Vlanreq())
+
+
+def _finish_vlan(run: Run) -> None:
+    wanted = {key: run.pending.pop(key) for key in ("vlan", "vlandev", "vlanproto") if key in run.pending}
+    if not wanted:
+        return
+    now: Vlanreq = run.ioctl("SIOCGETVLAN", "SIOCGETVLAN").ifr_data
+    request = Vlanreq(
+        wanted.get("vlandev", now.vlr_parent),
+        wanted.get("vlan", now.vlr_tag),
+        wanted.get("vlanproto", now.vlr_proto),
+    )
+    if not request.vlr_parent or not request.vlr_tag:
+        raise CommandError("ifconfig: must specify both vlan and vlandev")
+    run.ioctl("SIOCSETVLAN", "SIOCSETVLAN", ifr_data=request)
+
+
+def _vlan_lines(vlan: Vlan) -> list[str]:
+    proto = {b"\x81\x00": "802.1q", b"\x88\xa8": "802.1ad"}[vlan.proto]
+    parent = vlan.parent.if_xname if vlan.parent is not None else "<none>"
+    return [f"\tvlan: {vlan.vid} vlanproto: {proto} vlanpcp: {vlan.pcp} parent interface: {parent}"]
+
+
+# bridge
+
+_MEMBER_FLAGS = {
+    "learn": IFBIF.LEARNING,
+    "discover": IFBIF.DISCOVER,
+    "stp": IFBIF.STP,
+    "sticky": IFBIF.STICKY,
+    "private": IFBIF.PRIVATE,
+    "edge": IFBIF.EDGE,
+    "autoedge": IFBIF.AUTOEDGE,
+    "ptp": IFBIF.PTP,
+    "autoptp": IFBIF.AUTOPTP,
+}
+_MEMBER_FLAG_NAMES = (
+    (IFBIF.LEARNING, "LEARNING"),
+    (IFBIF.DISCOVER, "DISCOVER"),
+    (IFBIF.STP, "STP"),
+    (IFBIF.SPAN, "SPAN"),
+    (IFBIF.STICKY, "STICKY"),
+    (IFBIF.EDGE, "EDGE"),
+    (IFBIF.AUTOEDGE, "AUTOEDGE"),
+    (IFBIF.PTP, "PTP"),
+    (IFBIF.AUTOPTP, "AUTOPTP"),
+    (IFBIF.PRIVATE, "PRIVATE"),
+)
+
+
+def _bridge(run: Run, cmd: str, what: str, *args: Any, **fields: Any) -> Any:
+    get = cmd in ("BRDGGIFS", "BRDGRTS", "BRDGGIFFLGS")
+    request = Ifbreq(cmd, *args, **fields)
+    run.ioctl("SIOCGDRVSPEC" if get else "SIOCSDRVSPEC", what, ifr_data=request)
+    return request.answer
+
+
+def _bridge_member(cmd: str) -> Action:
+    def act(run: Run, word: str, name: str) -> None:
+        _bridge(run, cmd, f"{cmd} {name}", name)
+
+    return act
+
+
+def _bridge_flag(bit: int, on: bool) -> Action:
+    def act(run: Run, word: str, name: str) -> None:
+        flags = _bridge(run, "BRDGGIFFLGS", f"BRDGGIFFLGS {name}", name)
+        _bridge(run, "BRDGSIFFLGS", f"BRDGSIFFLGS {name}", name, flags | bit if on else flags & ~bit)
+
+    return act
+
+
+def _bridge_number(cmd: str) -> Action:
+    def act(run: Run, word: str, value: str) -> None:
+        _bridge(run, cmd, f"{cmd} {value}", value=run.number(value, word))
+
+    return act
+
+
+def _bridge_member_number(cmd: str) -> Action:
+    def act(run: Run, word: str, name: str, value: str) -> None:
+        _bridge(run, cmd, f"{cmd} {name} {value}", name, run.number(value, word))
+
+    return act
+
+
+def _bridge_fixed(cmd: str, value: Any) -> Action:
+    def act(run: Run, word: str) -> None:
+        _bridge(run, cmd, cmd, value=value)
+
+    return act
+
+
+def _bridge_protocol(run: Run, word: str, name: str) -> None:
+    _bridge(run, "BRDGSPROTO", f"BRDGSPROTO {name}", value=name)
+
+
+def _mac(text: str) -> bytes:
+    try:
+        octets = bytes.fromhex(text.replace(":", "").replace("-", ""))
+    except ValueError:
+        octets = b""
+    if len(octets) != 6:
+        raise CommandError(f"ifconfig: {text!r} is no link-level address")
+    return octets
+
+
+def _bridge_static(run: Run, word: str, name: str, mac: str) -> None:
+    _bridge(run, "BRDGSADDR", f"BRDGSADDR {mac}", name, mac=_mac(mac))
+
+
+def _bridge_deladdr(run: Run, word: str, mac: str) -> None:
+    _bridge(run, "BRDGDADDR", f"BRDGDADDR {mac}", mac=_mac(mac))
+
+
+def _bridge_addresses(run: Run, word: str) -> None:
+    entries = _bridge(run, "BRDGRTS", "BRDGRTS")
+    ifp = run.vnet.ifunit(run.name)
+    assert ifp is not None
+    bridge: Bridge = ifp.if_softc
+    for entry in entries:
+        left = max(0, int(entry.heard + bridge.fdb.timeout - bridge.maker.clock.now()))
+        left *= entry.kind == "dynamic"
+        flags = {"dynamic": "DYNAMIC", "static": "STATIC", "sticky": "STICKY"}[entry.kind]
+        bits = {"dynamic": 0, "static": 1, "sticky": 2}[entry.kind]
+        run.out.append(
+            f"{entry.mac.hex(':')} Vlan{entry.vlan} {entry.member.name} {left} flags={bits}<{flags}>"
+        )
+
+
+def _vids(text: str) -> tuple[int, ...]:
+    """VLANs as ``10,20-29``; ``none``."""
+    if text == "none":
+        return ()
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise CommandError(f"ifconfig: {text!r} is no list of VLANs; write 10,20-29")
+        found += range(int(first), int(last if dash else first) + 1)
+    return tuple(found)
+
+
+def _bridge_untagged(run: Run, word: str, name: str, vlan: str) -> None:
+    value = 0 if vlan == "none" else run.number(vlan, word)
+    _bridge(run, "BRDGSIFUNTAGGED", f"BRDGSIFUNTAGGED {name} {vlan}", name, value)
+
+
+def _bridge_tagged(run: Run, word: str, name: str, vlans: str) -> None:
+    _bridge(run, "BRDGSIFTAGGED", f"BRDGSIFTAGGED {name} {vlans}", name, _vids(vlans))
+
+
+def _ranges(vids: frozenset[int]) -> str:
+    """VLANs in short: ``10,20-29``."""
+    runs: list[list[int]] = []
+    for vid in sorted(vids):
+        if runs and runs[-1][1] == vid - 1:
+            runs[-1][1] = vid
+        else:
+            runs.append([vid, vid])
+    return ",".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def _id(identifier: int) -> tuple[str, int]:
+    return (identifier & (1 << 48) - 1).to_bytes(6, "big").hex(":"), identifier >> 48
+
+
+def _bridge_lines(bridge: Bridge) -> list[str]:
+    stp = bridge.stp
+    own = bridge.ifp.lladdr.hex(":") if stp is not None else "00:00:00:00:00:00"
+    root, root_priority = _id(stp.root_priority.root) if stp is not None else (own, 32768)
+    cost = stp.root_priority.cost if stp is not None else 0
+    port = stp.root_port.number if stp is not None and stp.root_port is not None else 0
+    lines = [
+        f"\tid {own} priority {bridge.priority} hellotime {bridge.hello} fwddelay {bridge.forward_delay}",
+        f"\tmaxage {bridge.max_age} holdcnt {bridge.hold_count} proto {'rstp' if bridge.rstp else 'stp'} "
+        f"maxaddr {bridge.fdb.maxaddr} timeout {bridge.fdb.timeout:g}",
+        f"\troot id {root} priority {root_priority} ifcost {cost} port {port}",
+    ]
+    if bridge.vlanfilter:
+        lines.append("\tbridge flags=1<VLANFILTER>" + f" untagged {bridge.untagged}" * bool(bridge.untagged))
+    for member in (*bridge.members.values(), *bridge.spans.values()):
+        lines += _member_lines(member)
+    return lines
+
+
+def _member_lines(member: Member) -> list[str]:
+    lines = [f"\tmember: {member.name} flags={bits_text(member.flags, _MEMBER_FLAG_NAMES)}"]
+    if member.flags & IFBIF.SPAN:
+        return lines
+    lines.append(
+        f"\t        ifmaxaddr {member.addrmax} port {member.number} priority {member.priority} "
+        f"path cost {member.cost}"
+    )
+    if member.stp is not None:
+        proto = "rstp" if member.stp.send_rstp else "stp"
+        lines[-1] += f" proto {proto}"
+        lines.append(f"\t        role {member.stp.role.name.lower()} state {member.stp.state.name.lower()}")
+    vlans = f" untagged {member.untagged}" * bool(member.untagged)
+    vlans += f" tagged {_ranges(member.tagged)}" * bool(member.tagged)
+    if vlans:
+        lines.append(f"\t       {vlans}")
+    return lines
+
+
+# lagg
+
+_LAGG_PORT_FLAGS = ((0x1, "MASTER"), (0x4, "ACTIVE"), (0x8, "COLLECTING"), (0x10, "DISTRIBUTING"))
+
+
+def _lagg(cmd: str) -> Action:
+    def act(run: Run, word: str, value: str) -> None:
+        run.ioctl(cmd, f"{cmd} {value}", ifr_data=Laggreq(proto=value, port=value))
+
+    return act
+
+
+def _lagg_hash(run: Run, word: str, layers: str) -> None:
+    run.ioctl("SIOCSLAGGHASH", "SIOCSLAGGHASH", ifr_data=Laggreq(hash=tuple(layers.split(","))))
+
+
+def _lagg_option(fast: bool | None = None, active: bool | None = None) -> Action:
+    def act(run: Run, word: str) -> None:
+        run.ioctl("SIOCSLAGGOPTS", f"SIOCSLAGGOPTS {word}", ifr_data=Laggreq(fast=fast, active=active))
+
+    return act
+
+
+def _lagg_lines(lagg: Lagg) -> list[str]:
+    lines = [f"\tlaggproto {lagg.proto} lagghash {','.join(lagg.hash)}"]
+    for port in lagg.ports.values():
+        names = lagg.port_flags(port)
+        flags = sum(bit for bit, name in _LAGG_PORT_FLAGS if name in names)
+        lines.append(f"\tlaggport: {port.ifp.if_xname} flags={bits_text(flags, _LAGG_PORT_FLAGS)}")
+    return lines
+
+
+# carp
+
+
+def _carp_vhid(run: Run, word: str, vhid: str) -> None:
+    run.pending["carp"] = Carpreq(_bounded(run, vhid, "vhid", 1, 255))
+
+
+def _carp(run: Run, word: str) -> Carpreq:
+    request = run.pending.get("carp")
+    if not isinstance(request, Carpreq):
+        raise CommandError(f"ifconfig: {word} requires vhid")
+    return request
+
+
+def _carp_advbase(run: Run, word: str, value: str) -> None:
+    _carp(run, word).advbase = _bounded(run, value, word, 1, 255)
+
+
+def _carp_advskew(run: Run, word: str, value: str) -> None:
+    _carp(run, word).advskew = _bounded(run, value, word, 0, 254)
+
+
+def _carp_pass(run: Run, word: str, text: str) -> None:
+    _carp(run, word).key = text.encode()
+
+
+def _carp_state(run: Run, word: str, name: str) -> None:
+    states = {"backup": State.BACKUP, "master": State.MASTER}
+    if name.lower() not in states:
+        raise CommandError(f"ifconfig: a state is backup or master, not {name!r}")
+    _carp(run, word).state = states[name.lower()]
+
+
+def _finish_carp(run: Run) -> None:
+    request = run.pending.pop("carp", None)
+    if request is not None:
+        run.pending["vhid"] = request.vhid
+        run.ioctl("SIOCSVH", "SIOCSVH", ifr_data=request)
+
+
+def _carp_lines(ifp: Ifnet) -> list[str]:
+    lines = []
+    for host in ifp.if_carp.hosts.values():
+        lines.append(
+            f"\tcarp: {host.state.value} vhid {host.vhid} advbase {host.advbase} advskew {host.advskew}"
+        )
+        if host.state is not State.MASTER:
+            lines += [f"\t      {address} (vhid {host.vhid})" for address in host.addresses]
+    return lines
+
+
+DEVICE_PARAMETERS: dict[str, tuple[int, Action]] = {
+    "vhid": (1, _carp_vhid),
+    "advbase": (1, _carp_advbase),
+    "advskew": (1, _carp_advskew),
+    "pass": (1, _carp_pass),
+    "state": (1, _carp_state),
+    "laggproto": (1, _lagg("SIOCSLAGG")),
+    "laggport": (1, _lagg("SIOCSLAGGPORT")),
+    "-laggport": (1, _lagg("SIOCSLAGGDELPORT")),
+    "lagghash": (1, _lagg_hash),
+    "lacp_fast_timeout": (0, _lagg_option(fast=True)),
+    "-lacp_fast_timeout": (0, _lagg_option(fast=False)),
+    "lacp_passive": (0, _lagg_option(active=False)),
+    "-lacp_passive": (0, _lagg_option(active=True)),
+    "addm": (1, _bridge_member("BRDGADD")),
+    "deletem": (1, _bridge_member("BRDGDEL")),
+    "span": (1, _bridge_member("BRDGADDS")),
+    "-span": (1, _bridge_member("BRDGDELS")),
+    **{word: (1, _bridge_flag(bit, True)) for word, bit in _MEMBER_FLAGS.items()},
+    **{f"-{word}": (1, _bridge_flag(bit, False)) for word, bit in _MEMBER_FLAGS.items()},
+    "maxaddr": (1, _bridge_number("BRDGSCACHE")),
+    "timeout": (1, _bridge_number("BRDGSTO")),
+    "priority": (1, _bridge_number("BRDGSPRI")),
+    "hellotime": (1, _bridge_number("BRDGSHT")),
+    "fwddelay": (1, _bridge_number("BRDGSFD")),
+    "maxage": (1, _bridge_number("BRDGSMA")),
+    "holdcnt": (1, _bridge_number("BRDGSTXHC")),
+    "proto": (1, _bridge_protocol),
+    "ifpriority": (2, _bridge_member_number("BRDGSIFPRIO")),
+    "ifpathcost": (2, _bridge_member_number("BRDGSIFCOST")),
+    "ifmaxaddr": (2, _bridge_member_number("BRDGSIFAMAX")),
+    "static": (2, _bridge_static),
+    "deladdr": (1, _bridge_deladdr),
+    "addr": (0, _bridge_addresses),
+    "flush": (0, _bridge_fixed("BRDGFLUSH", 0)),
+    "flushall": (0, _bridge_fixed("BRDGFLUSH", 1)),
+    "vlanfilter": (0, _bridge_fixed("BRDGSVLANFILTER", 1)),
+    "-vlanfilter": (0, _bridge_fixed("BRDGSVLANFILTER", 0)),
+    "ifuntagged": (2, _bridge_untagged),
+    "iftagged": (2, _bridge_tagged),
+    "vlan": (1, _vlan_tag),
+    "vlandev": (1, _vlan_dev),
+    "vlanproto": (1, _vlan_proto),
+    "vlanpcp": (1, _vlan_pcp),
+    "-vlandev": (0, _vlan_leave),
+}
+"""Words that an ``ifconfig`` command line may hold, how many values follow each, and what is done."""
+
+
+def finish_devices(run: Run) -> None:
+    """Carry out what waited for the end of the line. Raises ``CommandError``."""
+    _finish_vlan(run)
+    _finish_carp(run)
+
+
+def device_lines(ifp: Ifnet) -> list[str]:
+    """The lines of ``ifconfig em0`` that speak of its device."""
+    lines = _carp_lines(ifp) if ifp.if_carp is not None else []
+    if isinstance(ifp.if_softc, Vlan):
+        lines += _vlan_lines(ifp.if_softc)
+    elif isinstance(ifp.if_softc, Bridge):
+        lines += _bridge_lines(ifp.if_softc)
+    elif isinstance(ifp.if_softc, Lagg):
+        lines += _lagg_lines(ifp.if_softc)
+    return lines

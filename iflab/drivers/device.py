@@ -1,0 +1,137 @@
+"""What pseudo-devices have in common: made by name, no plug, a TAP only where there is Linux.
+
+See ``iflab/drivers/__init__.py`` for the whole. A device defines ``kind`` and
+``send``, and what it does with the frames of the interfaces that it claimed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from iflab.linux import Netns, Tap
+from iflab.net import ACCEPTS_ALL, IFF, PKTHDR, BpfSide, Clock, Cloner, Ifnet, Mbuf, Vnet, bpf_mtap
+
+from .tap import Loop, TapNic
+
+__all__ = ["Device", "Maker", "is_leaving"]
+
+
+@dataclass(slots=True)
+class Maker:
+    """What a device is made with: time and timers, new MACs, the loop that reads TAPs and how one is closed."""
+
+    clock: Clock
+    next_mac: Callable[[], bytes]
+    loop: Loop | None = None
+    closer: Callable[[Tap], None] = Tap.close
+
+
+class Device(TapNic):
+    """Base of the pseudo-devices; ``ifp.if_softc`` is one."""
+
+    kind: ClassVar[str]
+    """What it is created by, and its group."""
+    suffixes: ClassVar[tuple[str, ...]] = ("",)
+    has_plug = False
+
+    def __init__(self, maker: Maker) -> None:
+        super().__init__()
+        self.maker = maker
+        self.closer = maker.closer
+
+    # coming and going
+
+    @classmethod
+    def cloner(cls, maker: Maker) -> Cloner:
+        """The cloner that makes devices of this kind."""
+
+        def create(vnet: Vnet, name: str, unit: int, params: Any) -> Ifnet:
+            return cls(maker).create(vnet, name, unit, params)
+
+        return Cloner(cls.kind, create, cls.destroy, suffixes=cls.suffixes)
+
+    def create(self, vnet: Vnet, name: str, unit: int, params: Any) -> Ifnet:
+        """Make the interface ``name`` with what ``params`` (the kind's own record, or None) says. Raises ``OSError``."""
+        ifp = self.attach_here(vnet, name, unit)
+        try:
+            self.created(params)
+        except BaseException:
+            self.destroy(ifp)
+            raise
+        return ifp
+
+    def attach_here(self, vnet: Vnet, name: str, unit: int) -> Ifnet:
+        """Attach as ``name``, with a TAP if there is Linux above the interfaces of ``vnet``."""
+        netns = getattr(vnet.stack, "netns", None)
+        loop = self.maker.loop
+        if not isinstance(netns, Netns) or loop is None:
+            netns = loop = None
+        with netns.entered() if netns is not None else contextlib.nullcontext():
+            ifp = self.attach(vnet, netns, loop, name, self.maker.next_mac())
+            self.follow()  # flags that the kind has from birth, before the kernel tells of its own
+        ifp.if_dname, ifp.if_dunit = self.kind, unit
+        return ifp
+
+    def created(self, params: Any) -> None:
+        """The interface is attached: set it up."""
+
+    @staticmethod
+    def destroy(ifp: Ifnet) -> None:
+        """Detach and free the interface."""
+        ifp.if_detach()
+        ifp.if_free()
+
+    # frames
+
+    def leaves(self) -> int:
+        """All: a NIC below finishes what its wire does not take unfinished."""
+        return ACCEPTS_ALL
+
+    def if_start(self, ifp: Ifnet) -> None:
+        """Show what waits in ``if_snd`` to the listeners, and pass it on."""
+        dequeue, send = ifp.if_snd.dequeue, self.send
+        while (m := dequeue()) is not None:
+            if ifp.if_bpf:
+                bpf_mtap(ifp, m, BpfSide.OUT)
+            send(m)
+
+    def send(self, m: Mbuf) -> None:
+        """Take a frame that the host sent. To be defined."""
+        raise NotImplementedError
+
+    def receive(self, m: Mbuf) -> None:
+        """There is no wire that a frame could come off."""
+        self.ifp.if_ierrors += 1
+
+    def input(self, m: Mbuf) -> None:
+        """Hand a frame to the host, if the interface runs."""
+        if self._running:
+            self.ifp.if_input_mbuf(m)
+        else:
+            self.ifp.if_iqdrops += 1
+
+    def sent(self, m: Mbuf) -> None:
+        """Count a frame that went out past the send queue."""
+        ifp = self.ifp
+        ifp.if_opackets += 1
+        ifp.if_obytes += len(m) - PKTHDR
+        if m[PKTHDR] & 1 and m[PKTHDR : PKTHDR + 6] != b"\xff" * 6:
+            ifp.if_omcasts += 1
+
+    # what the ifnet says
+
+    def _obey(self, ifp: Ifnet, cmd: str, data: Any) -> None:
+        if not self.command(cmd, data):
+            super()._obey(ifp, cmd, data)
+
+    def command(self, cmd: str, data: Any) -> bool:
+        """Obey an ioctl of the device's own; False for one that it does not know. Raises ``OSError``."""
+        return False
+
+
+def is_leaving(ifp: Ifnet) -> bool:
+    """True in ``ifnet_departure_event`` unless the interface only changes its name."""
+    return not ifp.if_flags & IFF.RENAMING
