@@ -197,8 +197,10 @@ class Lab:
 
     def log(self, text: str) -> None:
         """Tell something worth telling: ``iflab run`` shows it."""
+        if self._closed:
+            return  # plugs that are pulled now are no news
         _log.info("%s: %s", self.name, text)
-        for capture in self._captures if not self._closed else ():
+        for capture in self._captures:
             capture.note(f"{self.elapsed():.3f} s {text}")
         self.faults.note(text)
         if self.on_log is not None:
@@ -760,7 +762,6 @@ class Lab:
                 server.close()
         self.keeper.close()
         with self.lock:
-            self.on_log = None  # links that go down now are no news
             for sniffer in self._sniffers:
                 sniffer.close()
             for station in self._stations:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import code
 import json
+import logging
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -94,6 +95,7 @@ def _run(
 
     values = scenario.values(settings)
     show = _printer(to_stderr=as_json)
+    logging.getLogger("iflab.lab").setLevel(logging.WARNING)  # its lines are shown already
     show(0.0, f"{scenario.name}: {scenario.purpose}")
     if replay is not None:
         show(0.0, f"replaying {replay.path}: seed {replay.seed}, {replay.decisions} decisions")
