@@ -63,6 +63,10 @@ class Way:
         self._as_recorded: tuple[Fault, ...] = ()
         self._recorded_active: list[_Active] = []
 
+    def follow(self, other: Way) -> None:
+        """Count on from one of the same direction, whose receiver was another of that name."""
+        self._before, self.end, self.last, self.copies = other._before, other.end, other.last, other.copies
+
     def sent(self) -> int:
         """Frames that the sender has put on the wire, ever."""
         return self._before + (self.end.flow.sent if self.end is not None else 0)

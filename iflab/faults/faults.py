@@ -11,6 +11,7 @@ A lab does the first two lines itself.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -26,6 +27,8 @@ from .record import Direction, Record, Recorder
 from .stream import Stream
 
 __all__ = ["Faults", "Struck"]
+
+_log = logging.getLogger("iflab.faults")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,9 @@ class Faults:
 
     def plugged(self, wire: Wire, port: Port) -> None:
         """A port was plugged in: what is set for the wire, or for this port before, holds for it."""
+        for gone in [p for w, p in self._channels if w is wire and p not in wire.ends]:
+            if (wire, gone) not in self._chosen:  # else it finds its faults when it comes back
+                del self._channels[wire, gone]
         faults = self.of(wire, port)
         replayed = self.replay is not None and any(
             (name, to) == (wire.name, port.name) for name, _, to in self.replay.histories
@@ -140,6 +146,8 @@ class Faults:
         direction = (channel.wire.name, sender, channel.receiver)
         replayed = self.replay.histories.get(direction) if self.replay is not None else None
         way = Way(channel, sender, replayed)
+        if direction in self._in_record:
+            way.follow(self._in_record[direction])
         self._in_record[direction] = way
         self._describe(way)
         return way
@@ -167,7 +175,10 @@ class Faults:
         if self.listeners:
             event = Struck(self.elapsed(), way.direction, number, index, fault, decision)
             for listener in tuple(self.listeners):
-                listener(event)
+                try:
+                    listener(event)
+                except Exception:
+                    _log.exception("a listener to faults failed: %r", listener)
 
     def counts_of(self, direction: Direction) -> Counter[str]:
         """How often which fault struck in a direction, by cause; it goes on counting."""
