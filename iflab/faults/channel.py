@@ -243,8 +243,11 @@ class Channel:
             decision = self._decide(way, one, number, index, m)
             if decision is None:
                 continue
+            before = m
+            if does is Does.CHANGE:
+                m = fault.change(decision, m)
             if fault.is_recorded:
-                self.book.struck(way, fault, number, index, one.key, decision)
+                self.book.struck(way, fault, number, index, one.key, decision, before, m)
             if does is Does.LOSE:
                 self.wire.lose(end, self.port, m, fault.cause)
                 return
@@ -255,8 +258,6 @@ class Channel:
                 end.flow.added += decision
                 end.flow.in_flight += decision
                 todo += [(at + 1, way.next_copy(number), m) for _ in range(decision)]
-            elif does is Does.CHANGE:
-                m = fault.change(decision, m)
             elif does is Does.HASTEN:
                 hastened = overtakes = True
             elif isinstance(fault, Delay):

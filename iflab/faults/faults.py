@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from iflab.net.clock import Clock
+from iflab.net.mbuf import Mbuf
 from iflab.wire import Port, Wire
 
 from .channel import Channel, Way
@@ -40,8 +41,17 @@ class Struck:
     frame: int
     """Number of the frame among those that its sender put on the wire; 1 is the first."""
     copy: int
+    """0: the frame itself; others were made of it by a hook or by duplication."""
     fault: Fault
     decision: Any
+    before: Mbuf
+    """The frame as it met the fault: the object that a tap of the wire saw, unless something had changed it."""
+    after: Mbuf
+    """The frame as it goes on; the same object unless it was changed."""
+
+    def __str__(self) -> str:
+        """What happened, for people: ``lost: loss``, ``delayed by 12.500 ms``."""
+        return self.fault.tell(self.decision)
 
 
 class Faults:
@@ -164,7 +174,17 @@ class Faults:
                 }
             )
 
-    def struck(self, way: Way, fault: Fault, number: int, index: int, key: str, decision: Any) -> None:
+    def struck(
+        self,
+        way: Way,
+        fault: Fault,
+        number: int,
+        index: int,
+        key: str,
+        decision: Any,
+        before: Mbuf,
+        after: Mbuf,
+    ) -> None:
         """A fault struck frame ``number`` of ``way``, or a copy of it."""
         if fault.does is not Does.DELAY:
             cause = decision if fault.does is Does.HOLD else fault.cause
@@ -173,7 +193,7 @@ class Faults:
             now = round(self.elapsed(), 6)
             self.recorder.add((now, self._number(way), number, index, key, decision))
         if self.listeners:
-            event = Struck(self.elapsed(), way.direction, number, index, fault, decision)
+            event = Struck(self.elapsed(), way.direction, number, index, fault, decision, before, after)
             for listener in tuple(self.listeners):
                 try:
                     listener(event)
