@@ -19,7 +19,8 @@ those below it:
 ``iflab.capture``   captures
 ``iflab.stack``     Linux as the protocols above an ifnet, both ways
 ``iflab.engine``    the one I/O loop
-``iflab.drivers``   NICs
+``iflab.drivers``   NICs, and NICs that fail when told
+``iflab.faults``    faults of cables, schedules, records of runs
 ``iflab.wire``      cables, hubs, scapy stations
 ``iflab.linux``     namespaces, TAPs, netlink, processes
 ``iflab.net``       the interface layer: FreeBSD's ``sys/net/if.c``

@@ -63,6 +63,10 @@ class Way:
         self._as_recorded: tuple[Fault, ...] = ()
         self._recorded_active: list[_Active] = []
 
+    def follow(self, other: Way) -> None:
+        """Count on from one of the same direction, whose receiver was another of that name."""
+        self._before, self.end, self.last, self.copies = other._before, other.end, other.last, other.copies
+
     def sent(self) -> int:
         """Frames that the sender has put on the wire, ever."""
         return self._before + (self.end.flow.sent if self.end is not None else 0)
@@ -239,8 +243,11 @@ class Channel:
             decision = self._decide(way, one, number, index, m)
             if decision is None:
                 continue
+            before = m
+            if does is Does.CHANGE:
+                m = fault.change(decision, m)
             if fault.is_recorded:
-                self.book.struck(way, fault, number, index, one.key, decision)
+                self.book.struck(way, fault, number, index, one.key, decision, before, m)
             if does is Does.LOSE:
                 self.wire.lose(end, self.port, m, fault.cause)
                 return
@@ -251,8 +258,6 @@ class Channel:
                 end.flow.added += decision
                 end.flow.in_flight += decision
                 todo += [(at + 1, way.next_copy(number), m) for _ in range(decision)]
-            elif does is Does.CHANGE:
-                m = fault.change(decision, m)
             elif does is Does.HASTEN:
                 hastened = overtakes = True
             elif isinstance(fault, Delay):

@@ -11,6 +11,7 @@ A lab does the first two lines itself.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from iflab.net.clock import Clock
+from iflab.net.mbuf import Mbuf
 from iflab.wire import Port, Wire
 
 from .channel import Channel, Way
@@ -26,6 +28,8 @@ from .record import Direction, Record, Recorder
 from .stream import Stream
 
 __all__ = ["Faults", "Struck"]
+
+_log = logging.getLogger("iflab.faults")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +41,17 @@ class Struck:
     frame: int
     """Number of the frame among those that its sender put on the wire; 1 is the first."""
     copy: int
+    """0: the frame itself; others were made of it by a hook or by duplication."""
     fault: Fault
     decision: Any
+    before: Mbuf
+    """The frame as it met the fault: the object that a tap of the wire saw, unless something had changed it."""
+    after: Mbuf
+    """The frame as it goes on; the same object unless it was changed."""
+
+    def __str__(self) -> str:
+        """What happened, for people: ``lost: loss``, ``delayed by 12.500 ms``."""
+        return self.fault.tell(self.decision)
 
 
 class Faults:
@@ -82,6 +95,9 @@ class Faults:
 
     def plugged(self, wire: Wire, port: Port) -> None:
         """A port was plugged in: what is set for the wire, or for this port before, holds for it."""
+        for gone in [p for w, p in self._channels if w is wire and p not in wire.ends]:
+            if (wire, gone) not in self._chosen:  # else it finds its faults when it comes back
+                del self._channels[wire, gone]
         faults = self.of(wire, port)
         replayed = self.replay is not None and any(
             (name, to) == (wire.name, port.name) for name, _, to in self.replay.histories
@@ -140,6 +156,8 @@ class Faults:
         direction = (channel.wire.name, sender, channel.receiver)
         replayed = self.replay.histories.get(direction) if self.replay is not None else None
         way = Way(channel, sender, replayed)
+        if direction in self._in_record:
+            way.follow(self._in_record[direction])
         self._in_record[direction] = way
         self._describe(way)
         return way
@@ -156,7 +174,17 @@ class Faults:
                 }
             )
 
-    def struck(self, way: Way, fault: Fault, number: int, index: int, key: str, decision: Any) -> None:
+    def struck(
+        self,
+        way: Way,
+        fault: Fault,
+        number: int,
+        index: int,
+        key: str,
+        decision: Any,
+        before: Mbuf,
+        after: Mbuf,
+    ) -> None:
         """A fault struck frame ``number`` of ``way``, or a copy of it."""
         if fault.does is not Does.DELAY:
             cause = decision if fault.does is Does.HOLD else fault.cause
@@ -165,9 +193,12 @@ class Faults:
             now = round(self.elapsed(), 6)
             self.recorder.add((now, self._number(way), number, index, key, decision))
         if self.listeners:
-            event = Struck(self.elapsed(), way.direction, number, index, fault, decision)
+            event = Struck(self.elapsed(), way.direction, number, index, fault, decision, before, after)
             for listener in tuple(self.listeners):
-                listener(event)
+                try:
+                    listener(event)
+                except Exception:
+                    _log.exception("a listener to faults failed: %r", listener)
 
     def counts_of(self, direction: Direction) -> Counter[str]:
         """How often which fault struck in a direction, by cause; it goes on counting."""

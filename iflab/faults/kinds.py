@@ -127,6 +127,10 @@ class Fault(ABC):
         """The frame as a decision leaves it."""
         return m
 
+    def tell(self, decision: Any) -> str:
+        """A decision in words."""
+        return f"lost: {self.cause}"
+
     def as_dict(self) -> dict[str, Any]:
         """What a record keeps of it; ``fault_of`` reads it again."""
         kept: dict[str, Any] = {"fault": type(self).__name__}
@@ -377,6 +381,10 @@ class Duplicate(Fault):
         happens = _Happening(self.probability, self.correlation)
         return Decide(lambda stream, number, m: self.copies if happens(stream) else None)
 
+    def tell(self, decision: Any) -> str:
+        """A decision in words."""
+        return "duplicated" if decision == 1 else f"duplicated, {decision} copies"
+
 
 @dataclass(frozen=True, slots=True)
 class Corrupt(Fault):
@@ -449,6 +457,10 @@ class Corrupt(Fault):
                 changed[PKTHDR + at] ^= mask
         return bytes(changed)
 
+    def tell(self, decision: Any) -> str:
+        """A decision in words."""
+        return "corrupted: " + ", ".join(f"octet {at} ^ {mask:#04x}" for at, mask in decision)
+
 
 @dataclass(frozen=True, slots=True)
 class Truncate(Fault):
@@ -487,6 +499,10 @@ class Truncate(Fault):
     def change(self, decision: Any, m: Mbuf) -> Mbuf:
         """Cut the end off."""
         return m[: PKTHDR + decision]
+
+    def tell(self, decision: Any) -> str:
+        """A decision in words."""
+        return f"truncated to {decision} octets"
 
 
 # later
@@ -549,6 +565,10 @@ class Rate(Fault):
         """Decide nothing: what is lost depends on the queue (``shaper.py``)."""
         return _Nothing()
 
+    def tell(self, decision: Any) -> str:
+        """A decision in words."""
+        return f"lost: {decision}"
+
 
 class _Reordering:
     __slots__ = ("count", "gap", "happens")
@@ -590,6 +610,10 @@ class Reorder(Fault):
     def decider(self) -> Decider:
         """Count and choose."""
         return _Reordering(self)
+
+    def tell(self, decision: Any) -> str:
+        """A decision in words."""
+        return "overtakes"
 
 
 class _Scattering:
@@ -667,6 +691,10 @@ class Delay(Fault):
         if self.scatters:
             return _Scattering(self)
         return Decide(lambda stream, number, m: self.seconds)
+
+    def tell(self, decision: Any) -> str:
+        """A decision in words."""
+        return f"delayed by {decision * 1000:.3f} ms"
 
 
 _ORDER: tuple[type[Fault], ...] = (

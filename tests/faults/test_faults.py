@@ -367,6 +367,35 @@ def test_a_stream_is_the_same_from_any_place():
     assert sorted(stream.seek(4).sample(range(1000), 1000)) == list(range(1000))
 
 
+def test_what_struck_is_told_in_words_with_the_frame():
+    bed = Bed(
+        Duplicate(1.0, copies=2),
+        Corrupt(1.0, within=(50, 51)),
+        Truncate(1.0, octets=55),
+        Delay(0.5, jitter=0.1),
+    )
+    struck = []
+    bed.faults.listeners.append(struck.append)
+    bed.send(1)
+    tapped = bed.a.end.flow.sent
+
+    assert tapped == 1
+    assert str(struck[0]) == "duplicated, 2 copies"
+    assert str(struck[1]).startswith("corrupted: octet 50 ^ 0x")
+    assert str(struck[2]) == "truncated to 55 octets"
+    assert str(struck[3]).startswith("delayed by ")
+    assert [s.copy for s in struck] == [0, 0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert struck[0].before is struck[0].after is struck[1].before
+    assert struck[1].after is struck[2].before
+    assert len(struck[2].after) == 65
+
+    bed = Bed(LoseFrames(1), Rate(1e3, frames=1), Delay(0.0), Reorder(1.0))
+    bed.faults.listeners.append(struck.append)
+    del struck[:]
+    bed.send(3)
+    assert [str(s) for s in struck] == ["lost: loss", "overtakes", "lost: queue full"]
+
+
 # refused
 
 

@@ -27,6 +27,7 @@ from iflab.faults import (
     Record,
     RecordError,
     Reorder,
+    Stream,
     Table,
     Truncate,
 )
@@ -256,6 +257,37 @@ def test_a_fault_that_nobody_knows_is_refused():
         fault_of({"fault": "Gremlin"})
     with pytest.raises(FaultError, match="no parameters for Loss"):
         fault_of({"fault": "Loss", "chance": 1})
+
+
+@pytest.mark.parametrize("who", ["sender", "receiver"])
+def test_frames_are_counted_on_when_another_nic_of_the_name_is_plugged_in(tmp_path, who):
+    bed = Bed(seed=5)
+    bed.faults.record(tmp_path / "one")
+    bed.cable.impair(Loss(0.5))
+    bed.send(20)
+    bed.cable.unplug(bed.a if who == "sender" else bed.b)
+    (new,) = plugged(bed.cable, "a" if who == "sender" else "b")
+    if who == "sender":
+        bed.a = new
+    bed.send(20)
+    bed.faults.close()
+
+    history = Record.read(tmp_path / "one").histories["cable0", "a", "b"]
+    assert history.last == 40
+    assert {frame for frame, _, _ in history.decisions} == {
+        n for n in range(1, 41) if Stream(5, "cable0|a|b|loss").seek(n).random() < 0.5
+    }
+    assert len(bed.faults._channels) == 2
+
+
+def test_a_listener_that_fails_harms_no_frame(caplog):
+    bed = Bed(Corrupt(1.0, within=(40, 41)))
+    bed.faults.listeners.append(lambda struck: 1 / 0)
+    bed.send(3)
+
+    assert bed.numbers == [1, 2, 3]
+    assert "a listener to faults failed" in caplog.text
+    bed.check()
 
 
 def test_a_record_may_begin_in_the_middle_and_another_follow_it(tmp_path):

@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -165,10 +166,44 @@ def test_an_image_is_built_again_when_what_it_was_built_from_changes(image, tmp_
     (copy / "provision.sh").write_text("#")
     assert qemu.wanted_key(image) != before
 
+    def build(image):
+        built.append(image)
+        image.key.write_text(qemu.wanted_key(image))
+
     built = []
-    monkeypatch.setattr(qemu, "build", built.append)
-    qemu.ensure(image)
-    assert built == [image]
+    monkeypatch.setattr(qemu, "build", build)
+    for _ in range(2):
+        with qemu.ready(image):
+            assert built == [image]
+
+
+def test_runs_of_one_image_go_beside_each_other(image):
+    entered = threading.Event()
+
+    def another_run():
+        with qemu.ready(image):
+            entered.set()
+
+    with qemu.ready(image):
+        threading.Thread(target=another_run).start()
+        assert entered.wait(5 * PATIENCE)
+
+
+def test_an_image_in_use_is_not_built_again_under_its_user(image, monkeypatch):
+    built = threading.Event()
+
+    def build(image):
+        built.set()
+        image.key.write_text("new")
+
+    monkeypatch.setattr(qemu, "build", build)
+    with qemu.ready(image):
+        monkeypatch.setattr(qemu, "wanted_key", lambda image: "new")
+        other = threading.Thread(target=lambda: qemu.ready(image).__enter__(), daemon=True)
+        other.start()
+        assert not built.wait(0.3)
+    assert built.wait(5 * PATIENCE)
+    other.join()
 
 
 def test_a_script_of_the_build_is_one_that_a_shell_reads(image, tmp_path):
