@@ -561,12 +561,14 @@ class Carp:
     # ioctls
 
     def ioctl(self, data: Any, cmd: str, td: Thread) -> None:
-        """``SIOCSVH``, ``SIOCGVH`` with a ``Carpreq``. Raises ENXIO, EINVAL, ENOENT, EPERM."""
+        """``SIOCSVH``, ``SIOCGVH`` with a ``Carpreq``. Raises ENXIO, EINVAL, ENOENT, EPERM; EFAULT without one."""
         vnet = td.prison.pr_vnet
         ifp = (self.kernel.curvnet or vnet).ifunit(data.ifr_name)
         if ifp is None:
             raise OSError(errno.ENXIO, f"there is no interface {data.ifr_name!r}")
-        request: Carpreq = data.ifr_data
+        request = data.ifr_data
+        if not isinstance(request, Carpreq):
+            raise OSError(errno.EFAULT, f"{ifp.if_xname}: {cmd} takes a Carpreq in ifr_data, not {request!r}")
         if cmd == "SIOCGVH":
             self._get(ifp, request, td)
             return
