@@ -511,17 +511,16 @@ class Carp:
             for address in host.addresses:
                 if address.ip.packed == sa.key:
                     if host.state is State.MASTER:
-                        if len(host.addresses) == 1:
-                            host.bow_out()
                         self.give_up(host, address)
                     self._forget(host, sa)
                     return True
         return False
 
     def _forget(self, host: VirtualHost, sa: Sockaddr) -> None:
-        host.addresses = [address for address in host.addresses if address.ip.packed != sa.key]
-        if not host.addresses:
-            self.destroy(host)
+        left = [address for address in host.addresses if address.ip.packed != sa.key]
+        if not left:
+            self.destroy(host)  # its last advertisement still speaks of the address
+        host.addresses = left
 
     def take(self, host: VirtualHost, address: Address) -> None:
         """Put a shared address on the interface: it is the kernel's now."""

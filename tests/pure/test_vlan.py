@@ -240,6 +240,23 @@ def test_without_its_parent_a_vlan_has_no_link(world):
     assert a10.if_oerrors == 1
 
 
+def test_a_vlan_serves_in_another_vnet_than_its_parent(world):
+    alice, bob = world.linked()
+    a10, b10 = vlan(world, alice, 10), vlan(world, bob, 10)
+    guest = world.host("guest")
+    a10.ifpromisc(1)
+
+    a10.if_vmove(guest)
+    world.up(a10)
+
+    host_sends(a10, framed("out"))
+    host_sends(b10, framed("in"))
+    assert (texts(b10), texts(a10)) == (["out"], ["in"])
+    assert alice.if_pcount == 1
+    a10.ifpromisc(0)
+    assert alice.if_pcount == 0
+
+
 def test_a_parent_that_is_down_takes_nothing(world):
     alice, bob = world.linked()
     a10, b10 = vlan(world, alice, 10), vlan(world, bob, 10)
