@@ -329,3 +329,30 @@ def test_no_port_sends_more_than_six_bpdus_a_second():
         net.settle()
 
     assert len([1 for port, _ in net.sent if port is a]) <= 6
+
+
+def test_the_old_root_port_stops_before_the_new_one_forwards():
+    """Recent roots are retired first (17.19.22): with both forwarding there would be a loop."""
+    told = []
+    bridge = Rstp(
+        b"\x02\0\0\0\0\x09",
+        lambda port, bpdu: None,
+        lambda port: told.append((port.name, port.state)),
+        lambda port: None,
+    )
+    old, new = StpPort("old", 1), StpPort("new", 2, auto_edge=False)
+    for port in (old, new):
+        bridge.add(port)
+        bridge.port_enabled(port, True)
+    better, best = (Vector(root, 0, root, 0x8001) for root in (4096 << 48 | 2, 4096 << 48 | 1))
+    bridge.received(old, Bpdu(BpduType.RST, better, Times(0, 20, 2, 15)))
+    for _ in range(4):
+        bridge.tick()
+    assert old.role is Role.ROOT
+    assert old.forwarding
+    told.clear()
+
+    bridge.received(new, Bpdu(BpduType.RST, best, Times(0, 20, 2, 15)))
+
+    assert (new.role, new.state) == (Role.ROOT, State.FORWARDING)
+    assert told.index(("old", State.DISCARDING)) < told.index(("new", State.FORWARDING))
