@@ -125,14 +125,22 @@ def _result(process: subprocess.Popen[str], seconds: float) -> float:
 
 
 class LabBed(Bed):
-    """This lab: a pair of hosts on a cable. ``offload`` off: the NICs do nothing for the host."""
+    """This lab: a pair of hosts on a cable. ``offload`` off: the NICs do nothing for the host; ``switch``: one of eight
+    ports is between them."""
 
-    def __init__(self, *, offload: bool = True, hook: bool = False, capture: bool = False) -> None:
+    def __init__(
+        self, *, offload: bool = True, hook: bool = False, capture: bool = False, switch: bool = False
+    ) -> None:
         self.name = "iflab"
         self.lab = Lab(control=False)
         self.folder: str | None = None
         try:
             alice, bob, cable = self.lab.pair(*(f"{a}/24" for a in ADDRESSES))
+            if switch:
+                cable.close()
+                sw = self.lab.switch("sw", ports=8)
+                for number, host in enumerate((alice, bob)):
+                    self.lab.cable(host.nics["em0"], sw[number])
             if not offload:
                 for host in (alice, bob):
                     host.ifconfig("em0 -txcsum -rxcsum -tso -lro -txcsum6 -rxcsum6")

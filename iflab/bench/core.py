@@ -113,6 +113,7 @@ _Measure = Callable[[Bench], Iterable[Row]]
 MEASURES: dict[str, str] = {
     "tcp": "paths",
     "tcp_plain": "paths",
+    "switch": "paths",
     "udp": "paths",
     "ping": "paths",
     "hook": "paths",

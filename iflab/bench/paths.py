@@ -12,7 +12,7 @@ from typing import Any
 from .beds import Bed, CLoopBed, LabBed, ScapyBed, VdeBed, VethBed
 from .core import Bench, Missing, Row, figure
 
-__all__ = ["capture", "delay", "hook", "ping", "tcp", "tcp_plain", "udp"]
+__all__ = ["capture", "delay", "hook", "ping", "switch", "tcp", "tcp_plain", "udp"]
 
 _Maker = Callable[[], Bed]
 _Figure = Callable[[Bed, float], float]
@@ -86,6 +86,19 @@ def tcp_plain(bench: Bench) -> Iterator[Row]:
         lambda: LabBed(offload=False),
         lambda bed, _: bed.tcp(seconds),
         [("C loop, offloads off", lambda: CLoopBed(offload=False), 0.75)],
+    )
+
+
+def switch(bench: Bench) -> Iterator[Row]:
+    """One TCP stream through a switch with eight ports, offloads on."""
+    seconds = bench.seconds(TCP_S)
+    yield from _against(
+        bench,
+        "TCP through a switch",
+        "Gbit/s",
+        lambda: LabBed(switch=True),
+        lambda bed, _: bed.tcp(seconds),
+        [("iflab, plain cable", LabBed, 0.8)],
     )
 
 

@@ -511,17 +511,16 @@ class Carp:
             for address in host.addresses:
                 if address.ip.packed == sa.key:
                     if host.state is State.MASTER:
-                        if len(host.addresses) == 1:
-                            host.bow_out()
                         self.give_up(host, address)
                     self._forget(host, sa)
                     return True
         return False
 
     def _forget(self, host: VirtualHost, sa: Sockaddr) -> None:
-        host.addresses = [address for address in host.addresses if address.ip.packed != sa.key]
-        if not host.addresses:
-            self.destroy(host)
+        left = [address for address in host.addresses if address.ip.packed != sa.key]
+        if not left:
+            self.destroy(host)  # its last advertisement still speaks of the address
+        host.addresses = left
 
     def take(self, host: VirtualHost, address: Address) -> None:
         """Put a shared address on the interface: it is the kernel's now."""
@@ -561,12 +560,14 @@ class Carp:
     # ioctls
 
     def ioctl(self, data: Any, cmd: str, td: Thread) -> None:
-        """``SIOCSVH``, ``SIOCGVH`` with a ``Carpreq``. Raises ENXIO, EINVAL, ENOENT, EPERM."""
+        """``SIOCSVH``, ``SIOCGVH`` with a ``Carpreq``. Raises ENXIO, EINVAL, ENOENT, EPERM; EFAULT without one."""
         vnet = td.prison.pr_vnet
         ifp = (self.kernel.curvnet or vnet).ifunit(data.ifr_name)
         if ifp is None:
             raise OSError(errno.ENXIO, f"there is no interface {data.ifr_name!r}")
-        request: Carpreq = data.ifr_data
+        request = data.ifr_data
+        if not isinstance(request, Carpreq):
+            raise OSError(errno.EFAULT, f"{ifp.if_xname}: {cmd} takes a Carpreq in ifr_data, not {request!r}")
         if cmd == "SIOCGVH":
             self._get(ifp, request, td)
             return

@@ -363,13 +363,19 @@ def test_what_cannot_be(world):
 def test_an_advertisement_from_beyond_the_link_is_none(world):
     _, bob, one, other = two(world)
     world.settle(4)
-    body = make_advertisement(1, 1, 0, 0, 7, other.digest(7))
+    body = make_advertisement(1, 1, 100, 0, 7, other.digest(7))
     frame = other._ipv4(body)
 
-    bob.transmit_mbuf(mbuf(frame[:22] + b"\x40" + frame[23:]))
+    bob.transmit_mbuf(mbuf(frame))
+    assert (one.received, one.bad) == (1, 0)
+    from scapy.layers.l2 import Ether
 
-    assert one.bad == 1
-    assert one.received == 0
+    packet = Ether(frame)
+    packet["IP"].ttl = 64
+    del packet["IP"].chksum
+    bob.transmit_mbuf(mbuf(bytes(packet)))
+
+    assert (one.received, one.bad) == (1, 1)
 
 
 def test_an_interface_that_goes_takes_its_virtual_hosts_along(world):

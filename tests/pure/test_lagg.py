@@ -441,6 +441,23 @@ def test_lacpdus_survive_being_frames(seed):
         assert decode(frame[:cut]) is None
 
 
+def test_a_partner_that_speaks_of_somebody_else_is_not_in_sync():
+    lacp = Lacp(b"\x02\0\0\0\0\x01", 1, lambda port, pdu: None, lambda: None)
+    port = LacpPort("em0", 1)
+    lacp.add(port)
+    lacp.port_enabled(port, True)
+    state = PortState.ACTIVITY | PortState.AGGREGATION | PortState.SYNC | PortState.COLLECTING
+    theirs = Info(32768, b"\x02\0\0\0\0\x02", 1, 32768, 1, state)
+    ours = Info(32768, lacp.system, 1, 32768, 1, PortState.ACTIVITY | PortState.AGGREGATION)
+    stranger = Info(32768, b"\x02\0\0\0\0\x77", 1, 32768, 1, ours.state)
+
+    for about, expected in ((stranger, Mux.ATTACHED), (ours, Mux.DISTRIBUTING), (stranger, Mux.ATTACHED)):
+        for _ in range(4):
+            lacp.received(port, Lacpdu(theirs, about))
+            lacp.tick()
+        assert port.mux is expected
+
+
 def test_a_cable_from_an_aggregate_to_itself_makes_no_link():
     sent = []
     lacp = Lacp(b"\x02\0\0\0\0\x01", 1, lambda port, pdu: sent.append((port, pdu)), lambda: None)

@@ -4,9 +4,11 @@ import errno
 import struct
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from iflab.drivers.vlan import Vlanreq, tagged, untagged
-from iflab.net import IFCAP, IFF, PKTHDR, Ifreq, LinkState, Priv, Thread, mbuf
+from iflab.net import IFCAP, IFF, PKTHDR, Ifreq, LinkState, Priv, Thread, finish, mbuf
 
 from .devices import World, framed, heard, host_sends, texts
 
@@ -97,6 +99,37 @@ def test_the_packet_header_moves_with_the_tag(world):
     assert struct.unpack_from("=BBHHHH", there) == (1, 1, 58, 1448, 38, 16)
     assert untagged(there) == gso
     assert untagged(tagged(mbuf(framed("y")), b"\x81\x00\x00\x01")) == mbuf(framed("y"))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    payload=st.binary(min_size=1, max_size=6000),
+    size=st.integers(50, 1460),
+    v6=st.booleans(),
+    tags=st.lists(st.sampled_from([b"\x81\x00\x00\x0a", b"\x88\xa8\x00\x64"]), min_size=1, max_size=2),
+)
+def test_cutting_and_tagging_may_change_places(payload, size, v6, tags):
+    """What a host left to the chip comes out the same, whether it is cut before it is tagged or after."""
+    from scapy.layers.inet import IP, TCP
+    from scapy.layers.inet6 import IPv6
+    from scapy.layers.l2 import Ether
+
+    ip = IPv6(src="2001:db8::1", dst="2001:db8::2") if v6 else IP(src="192.0.2.1", dst="192.0.2.2")
+    tcp = TCP(sport=1, dport=2, seq=7, flags="PA", chksum=0)
+    frame = bytes(Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02") / ip / tcp / payload)
+    start = 54 if v6 else 34
+    m = struct.pack("=BBHHHH", 1, 4 if v6 else 1, start + 20, size, start, 16) + frame
+
+    both = m
+    pieces = finish(m)
+    for tag in tags:
+        both = tagged(both, tag)
+        pieces = [tagged(piece, tag) for piece in pieces]
+
+    assert finish(both) == pieces
+    for _ in tags:
+        both = untagged(both)
+    assert both == m
 
 
 def test_a_vlan_follows_its_parents_link_mac_and_mtu(world):
@@ -238,6 +271,23 @@ def test_without_its_parent_a_vlan_has_no_link(world):
     assert vnet.ioctl("SIOCGETVLAN", Ifreq("vlan0")).ifr_data == Vlanreq()
     host_sends(a10, framed("x"))
     assert a10.if_oerrors == 1
+
+
+def test_a_vlan_serves_in_another_vnet_than_its_parent(world):
+    alice, bob = world.linked()
+    a10, b10 = vlan(world, alice, 10), vlan(world, bob, 10)
+    guest = world.host("guest")
+    a10.ifpromisc(1)
+
+    a10.if_vmove(guest)
+    world.up(a10)
+
+    host_sends(a10, framed("out"))
+    host_sends(b10, framed("in"))
+    assert (texts(b10), texts(a10)) == (["out"], ["in"])
+    assert alice.if_pcount == 1
+    a10.ifpromisc(0)
+    assert alice.if_pcount == 0
 
 
 def test_a_parent_that_is_down_takes_nothing(world):

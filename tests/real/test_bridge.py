@@ -260,6 +260,18 @@ def test_a_bridge_of_a_host_with_linux_above_it(lab):
     lab.check()
 
 
+def test_a_switch_is_configured_from_another_terminal(lab):
+    from iflab.control import find_labs
+
+    lab.switch("sw", ports=2)
+    ((_, client),) = find_labs(lab.name)
+
+    client.ask(do="ifconfig", host="sw", args=["bridge0", "private", "p0"])
+    text = client.ask(do="ifconfig", host="sw", args=["bridge0"])[0]["text"]
+
+    assert "member: p0 flags=943<LEARNING,DISCOVER,AUTOEDGE,AUTOPTP,PRIVATE>" in text
+
+
 def test_names_of_switches_and_hosts_are_one_list(lab):
     from iflab import LabError
 

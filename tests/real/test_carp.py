@@ -106,6 +106,24 @@ def test_the_gap_under_ping_when_the_master_leaves_and_when_it_dies(lab):
     assert time.monotonic() - began <= 3 + 20 / 256 + 0.5
 
 
+def test_an_address_that_is_taken_off_by_linux_is_not_shared_any_more(lab):
+    alice, bob, carol = trio(lab)
+    alice.ifconfig("em0 vhid 1 advskew 0 pass secret 192.0.2.100/24 alias")
+    bob.ifconfig("em0 vhid 1 advskew 20 pass secret 192.0.2.100/24 alias")
+    eventually(lambda: state(alice) is State.MASTER and state(bob) is State.BACKUP, timeout=6)
+
+    alice.run(f"ip addr del {SHARED}/24 dev em0", check=True)
+
+    eventually(lambda: state(bob) is State.MASTER, timeout=1)
+    assert state(alice) is None
+    assert "carp:" not in alice.ifconfig("em0")
+    assert eventually(lambda: carol.ping(SHARED, timeout=0.3).received)
+    bob.ifconfig(f"em0 inet {SHARED} -alias")
+    assert not has_it(bob)
+    assert state(bob) is None
+    lab.check()
+
+
 def test_ipv6_is_shared_too(lab):
     alice, bob, carol = trio(lab)
     carol.ifconfig("em0 inet6 2001:db8::3/64")

@@ -69,6 +69,15 @@ def test_a_vlan_follows_mtu_and_link_as_linux_sees_them(lab):
     assert eventually(lambda: alice.ping("192.0.10.2", timeout=0.2).received)
 
 
+def test_a_pseudo_device_has_no_plug(lab):
+    from iflab import LabError
+
+    alice, bob, _ = trunk(lab, 10)
+
+    with pytest.raises(LabError, match="cannot be plugged into a wire"):
+        lab.cable(alice.nics["vlan0"], bob.nic("em1"))
+
+
 def test_qinq(lab, tmp_path):
     need("tshark", "tshark")
     path = tmp_path / "qinq.pcapng"

@@ -1,0 +1,52 @@
+"""A Linux bridge and our switch joined by two cables: they elect one root and block one end.
+
+    a 192.0.2.1 -- [2] sw [0] ==== em0 linux br0 192.0.2.9    (STP, priority 4096: the root)
+                      [1] ==== em1
+
+Run:     iflab run scenarios/26_linux_bridge.py
+Watch:   iflab exec linux_bridge linux bridge -d link
+Expect:  the switch, which would speak RSTP, falls back to STP; its second port is blocked until the first is cut.
+"""
+
+import time
+
+from iflab import Lab, Missing
+from iflab.drivers.rstp import Role, State
+
+
+def scenario(lab: Lab, forward_delay: int = 2, patience: float = 30.0) -> None:
+    linux, a = lab.host("linux"), lab.host("a")
+    sw = lab.switch("sw", ports=3, stp=True)
+    cables = [lab.cable(linux.nic(f"em{n}"), sw[n]) for n in range(2)]
+    sw.stp(2, edge=True)
+    lab.cable(a.nic("em0", "192.0.2.1/24"), sw[2])
+    made = linux.run(
+        f"ip link add br0 type bridge stp_state 1 priority 4096 forward_delay {forward_delay * 100} "
+        "hello_time 100 max_age 600 && ip link set em0 master br0 && ip link set em1 master br0 && "
+        "ip link set br0 up && ip addr add 192.0.2.9/24 dev br0"
+    )
+    if made.returncode:
+        raise Missing(f"this kernel has no bridge: {made.stderr.strip()}")
+
+    def ports() -> dict[str, tuple[Role, State]]:
+        return {name: found for name, found in sw.bridge.roles().items() if name != "p2"}
+
+    wait(lambda: a.ping("192.0.2.9", timeout=0.5).received, patience)
+    assert not sw.bridge.stp.is_root
+    assert ports() == {
+        "p0": (Role.ROOT, State.FORWARDING),
+        "p1": (Role.ALTERNATE, State.DISCARDING),
+    }
+    lab.log(sw.ifconfig("bridge0").strip())
+
+    began = time.monotonic()
+    cables[0].cut()
+    wait(lambda: a.ping("192.0.2.9", timeout=0.5).received, patience)
+    lab.log(f"back after {time.monotonic() - began:.1f} s")
+    assert ports()["p1"] == (Role.ROOT, State.FORWARDING)
+
+
+def wait(condition: object, patience: float) -> None:
+    end = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < end, "that took too long"
