@@ -5,7 +5,7 @@
 Run:     iflab run scenarios/10_lossy_tcp.py --set plot=loss.png
 Watch:   iflab top lossy_tcp
 Expect:  every download completes; 3 % of loss costs most of the throughput. It falls with the square root of the loss
-         for a TCP that takes loss for congestion (Mathis et al. 1997). The plot needs matplotlib: pip install 'iflab[bench]'.
+         for a TCP that takes loss for congestion (Mathis et al. 1997). A plot needs matplotlib.
 """
 
 from iflab import Lab
