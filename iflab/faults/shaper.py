@@ -133,7 +133,11 @@ class Shaper(Generic[_Item]):
             first = self.waiting[0]
             self.waiting = deque(entry for entry in self.waiting if not chosen(entry[2]))
             self.octets = sum(cost for _, cost, _ in self.waiting)
-            if not self.waiting or self.waiting[0] is not first:
+            if not self.waiting or self.waiting[0] is not first:  # the next one begins to leave now
+                now, rate = self.clock.now(), self.rate
+                if rate is not None and now > self._stamp:
+                    self._tokens = min(rate.burst, self._tokens + (now - self._stamp) * rate.bits / 8)
+                    self._stamp = now
                 self._progress = 0.0
             if self.waiting:
                 self._head()

@@ -6,7 +6,7 @@ feature                 Linux      what is done without
 offload TSO             2.6.27     frames of wire size only
 offload USO             6.2        the host cuts its UDP super-frames itself
 multicast notices       6.14       groups are read from ``/proc/net`` when one is asked for
-birth without link      6.2        the link is taken away right after birth
+birth without link      6.1        the link is taken away right after birth
 UDP_SEGMENT anywhere    6.11       a NIC without checksum offload refuses UDP trains (EIO)
 link told at once       6.8        Linux shows NO-CARRIER up to a second late
 rename while up         6.2        the device goes down for it; addresses and routes are put back
@@ -141,7 +141,7 @@ _FEATURES: tuple[tuple[str, Callable[[Netns, Tap], bool], str, str], ...] = (
         "birth without link",
         _birth,
         "a NIC has no link before its cable",
-        "the link is taken away right after birth; Linux 6.2 makes NICs without",
+        "the link is taken away right after birth; Linux 6.1 makes NICs without",
     ),
     (
         "UDP_SEGMENT anywhere",

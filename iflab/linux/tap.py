@@ -40,7 +40,7 @@ TUN_F_USO4 = 0x20
 TUN_F_USO6 = 0x40
 
 _IFF_TAP = 0x0002
-_IFF_NO_CARRIER = 0x0040  # Linux 6.2; older kernels pass it over
+_IFF_NO_CARRIER = 0x0040  # Linux 6.1; older kernels pass it over
 _IFF_NO_PI = 0x1000
 _IFF_VNET_HDR = 0x4000
 _TUNSETIFF = 0x400454CA

@@ -6,9 +6,12 @@ import math
 
 import pytest
 
-from iflab.faults import Delay, Duplicate, Rate
+from iflab.faults import Delay, Duplicate, Faults, Rate
+from iflab.net import ManualClock
+from iflab.wire import Segment
 
-from .bed import Bed
+from ..wire.ports import plugged
+from .bed import Bed, number_of, numbered
 
 
 def times(bed: Bed) -> list[float]:
@@ -147,3 +150,46 @@ def test_what_is_lost_from_the_queue_makes_room():
     assert bed.numbers == [3]
     assert math.isclose(bed.arrived[0][0], 0.1)
     bed.check()
+
+
+def on_a_hub(*faults):
+    """Senders a and b, and c towards whom the faults are; when c got what."""
+    clock = ManualClock()
+    hub = Segment(clock, "hub0")
+    Faults(clock, 1).adopt(hub)
+    a, b, c = plugged(hub, "abc")
+    hub.impair(*faults, towards=c)
+    arrived = []
+    c.then = lambda m: arrived.append((round(clock.now(), 9), number_of(m[10:])))
+    return clock, hub, a, b, arrived
+
+
+def test_a_sender_that_is_pulled_out_takes_its_frames_off_the_queue_and_no_others():
+    clock, hub, a, b, arrived = on_a_hub(Rate(8000))
+    a.end.send(numbered(1, 100))
+    b.end.send(numbered(2, 100))
+    a.end.send(numbered(3, 100))
+    b.end.send(numbered(4, 100))
+    clock.advance(0.05)
+    hub.unplug(a)
+    clock.advance(1)
+
+    assert arrived == [(0.15, 2), (0.25, 4)]  # the next one began to leave at 0.05
+    assert hub.account().balances()
+
+
+def test_a_sender_that_is_pulled_out_changes_no_others_moments():
+    clock, hub, a, b, arrived = on_a_hub(Delay(0.5, jitter=0.4))
+    _, _, _, only_b, alone = on_a_hub(Delay(0.5, jitter=0.4))
+    for number in range(200):
+        a.end.send(numbered(1000 + number))
+        b.end.send(numbered(number))
+    for number in range(200):
+        only_b.end.send(numbered(number))
+    hub.unplug(a)
+    clock.advance(0.01)
+    clock.advance(1)
+    only_b.end.wire.clock.advance(1)
+
+    assert arrived == alone
+    assert len(alone) == 200
