@@ -55,6 +55,9 @@ if TYPE_CHECKING:
     from iflab.bpf import Sniffer
     from iflab.capture import Capture
     from iflab.expect import Expectations
+    from iflab.faults import Struck
+    from iflab.net import Mbuf
+    from iflab.report import Recorder as ReportRecorder
     from iflab.wire import Station
 
 __all__ = ["Lab", "LabError"]
@@ -121,6 +124,7 @@ class Lab:
         self._capturing_all: list[Capture] = []
         self._stations: list[Station] = []
         self._sniffers: list[Sniffer] = []
+        self._reports: list[ReportRecorder] = []
         self._expectations: Expectations | None = None
         self.patience = 1.0
         """Multiplies the time that expectations and ``wait_ready`` wait: more than 1 on a slow machine."""
@@ -195,13 +199,15 @@ class Lab:
         """True once ``close`` began."""
         return self._closed
 
-    def log(self, text: str) -> None:
-        """Tell something worth telling: ``iflab run`` shows it."""
+    def log(self, text: str, about: Wire | Ifnet | None = None) -> None:
+        """Tell something worth telling, of a wire or an interface perhaps: ``iflab run`` shows it."""
         if self._closed:
             return  # plugs that are pulled now are no news
         _log.info("%s: %s", self.name, text)
         for capture in self._captures:
             capture.note(f"{self.elapsed():.3f} s {text}")
+        for recorder in self._reports:
+            recorder.note(text, about)
         self.faults.note(text)
         if self.on_log is not None:
             self.on_log(self.elapsed(), text)
@@ -354,10 +360,12 @@ class Lab:
             self.wires[wire.name] = wire
             if self._expectations is not None:
                 self._expectations.history.listen(wire)
+            for recorder in self._reports:
+                recorder.listen(wire)
             for capture in self._capturing_all:
                 if not capture.closed:
                     capture.listen(wire)
-            wire.on_change = lambda wire, what: self.log(f"{wire.name}: {what}")
+            wire.on_change = lambda wire, what: self.log(f"{wire.name}: {what}", wire)
         if not self._building:
             self._wait_operational(wire.ends, LINK_PATIENCE)
         elif len(self.wires) % BUILD_STEP == 0:
@@ -678,7 +686,34 @@ class Lab:
             self._captures.append(capture)
             if not things:
                 self._capturing_all.append(capture)
+            capture.on_close(self._tell_of_faults(capture.struck))
         return capture
+
+    def _tell_of_faults(self, fn: Callable[[Mbuf, Mbuf, str], None]) -> Callable[[], None]:
+        """Call ``fn(before, after, words)`` whenever a fault strikes a frame; returns what ends that."""
+
+        def listener(struck: Struck) -> None:
+            fn(struck.before, struck.after, str(struck))
+
+        self.faults.listeners.append(listener)
+        return lambda: self.faults.listeners.remove(listener)
+
+    def report(self, path: str | os.PathLike[str] | None = None) -> ReportRecorder:
+        """Record for a report what happens from now on, on all wires, also on those made later.
+
+        ``recorder.write("report.html")`` writes it at any time, also after the lab's end.
+        In a ``with`` block the report goes to ``path`` at its end.
+        """
+        from iflab.report import Recorder as ReportRecorder
+
+        self._check_open()
+        recorder = ReportRecorder(self, path)
+        with self.lock:
+            for wire in self.wires.values():
+                recorder.listen(wire)
+            self._reports.append(recorder)
+            recorder.on_stop(self._tell_of_faults(recorder.struck))
+        return recorder
 
     def _places(self, places: Iterable[Ifnet | Wire | Host | str]) -> list[Any]:
         """NICs and wires as they are given; a host stands for its NICs."""
@@ -708,7 +743,7 @@ class Lab:
             stack.detached(ifp)
 
     def _link_changed(self, ifp: Ifnet, state: LinkState) -> None:
-        self.log(f"{getattr(ifp.if_softc, 'name', ifp.if_xname)}: link {state.name.lower()}")
+        self.log(f"{getattr(ifp.if_softc, 'name', ifp.if_xname)}: link {state.name.lower()}", ifp)
 
     def _groups_changed(self, name: str) -> None:
         if name in (IFG_ALL, ""):

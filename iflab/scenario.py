@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from iflab.linux import Missing
 
 if TYPE_CHECKING:
+    from iflab.report.assertions import Watch
+
     from .lab import Lab
 
 __all__ = [
@@ -74,6 +76,8 @@ class Scenario:
     purpose: str
     description: str
     parameters: dict[str, Parameter]
+    watch: Watch | None = None
+    """Its assertions, if they are watched."""
 
     @property
     def name(self) -> str:
@@ -123,8 +127,11 @@ def _files() -> Iterator[Path]:
                 yield path
 
 
-def find_scenario(which: str) -> Scenario:
-    """Load a scenario by path, file name or short name. Raises ``ScenarioError``."""
+def find_scenario(which: str, *, watched: bool = False) -> Scenario:
+    """Load a scenario by path, file name or short name. Raises ``ScenarioError``.
+
+    ``watched``: so that its assertions can be listed when it has run.
+    """
     path = Path(which)
     if not path.is_file():
         matching = [p for p in _files() if which in (p.name, p.stem, short_name(p), p.stem.split("_")[0])]
@@ -132,7 +139,7 @@ def find_scenario(which: str) -> Scenario:
             there = ", ".join(short_name(p) for p in _files()) or "none"
             raise ScenarioError(f"there is no scenario {which!r}; there are {there}")
         path = matching[0]
-    return load(path)
+    return load(path, watched=watched)
 
 
 def list_scenarios() -> list[Scenario]:
@@ -146,9 +153,17 @@ def list_scenarios() -> list[Scenario]:
     return found
 
 
-def load(path: Path) -> Scenario:
+def load(path: Path, *, watched: bool = False) -> Scenario:
     """Load the scenario in a file. Raises ``ScenarioError``."""
-    spec = importlib.util.spec_from_file_location(f"iflab_scenario_{path.stem}", path)
+    name, watch = f"iflab_scenario_{path.stem}", None
+    if watched and path.suffix == ".py":
+        from iflab.report.assertions import WatchingLoader
+
+        loader = WatchingLoader(name, str(path))
+        watch = loader.watch
+        spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+    else:
+        spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ScenarioError(f"{path} is no Python file; a scenario ends in .py")
     module = importlib.util.module_from_spec(spec)
@@ -164,7 +179,7 @@ def load(path: Path) -> Scenario:
     if not callable(function):
         raise ScenarioError(f"{path} has no function scenario(lab, …)")
     text = inspect.cleandoc(module.__doc__ or "")
-    return Scenario(path, function, text.partition("\n")[0], text, _parameters(path, function))
+    return Scenario(path, function, text.partition("\n")[0], text, _parameters(path, function), watch)
 
 
 def _parameters(path: Path, function: Callable[..., Any]) -> dict[str, Parameter]:

@@ -141,6 +141,20 @@ class Capture:
         """Something happened: a comment of the next frame."""
         self._records.append(text)
 
+    def struck(self, before: Mbuf, after: Mbuf, text: str) -> None:
+        """A fault struck a frame, which may be another object now: a comment of it."""
+        record = self._undecided.get(id(before))
+        if record is None:
+            return
+        if not text.startswith("lost"):  # of that its fate will tell
+            record.comments.append(text)
+        if after is not before:
+            self._undecided[id(after)] = self._undecided.pop(id(before))
+
+    def on_close(self, fn: Callable[[], None]) -> None:
+        """Call ``fn`` when the capture ends."""
+        self._undo.append(fn)
+
     def interface(self, key: Any, about: Interface) -> int:
         """The number of the interface for ``key``, told to the file when it is new."""
         number = self._interfaces.get(key)

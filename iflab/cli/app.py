@@ -93,6 +93,9 @@ def run(
             help="Write what ran and every fault to this file, for 'iflab replay'; PCAP.record with --pcap."
         ),
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write a report of the run to this file: HTML that opens offline.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Decides every random choice; printed at the end.")] = None,
     json_: JsonOption = False,
 ) -> None:
@@ -100,11 +103,11 @@ def run(
 
     A scenario file is code: run only those that you trust.
 
-    Example: iflab run scenarios/06_link_flap.py --set cut_for=2 --pcap flap.pcap
+    Example: iflab run scenarios/06_link_flap.py --set cut_for=2 --pcap flap.pcapng --report flap.html
     """
     from .run import run_command
 
-    raise typer.Exit(run_command(scenario, set_ or [], pcap, record, seed, json_))
+    raise typer.Exit(run_command(scenario, set_ or [], pcap, record, report, seed, json_))
 
 
 @app.command()

@@ -17,6 +17,7 @@ def explain(error: Exception) -> tuple[int | None, str]:
     from iflab.faults import FaultError
     from iflab.host import LabError
     from iflab.linux import InvalidName, KernelRefused, Missing
+    from iflab.report.recorder import ReportError
     from iflab.scenario import ScenarioError
     from iflab.wire import WireError
 
@@ -25,7 +26,7 @@ def explain(error: Exception) -> tuple[int | None, str]:
         return MISSING, f"{text} ('iflab check' tells all that is missing)"
     if isinstance(
         error,
-        (ScenarioError, LabError, WireError, FaultError, InvalidName, NoSuchLab, CommandError, BenchError),
+        (ScenarioError, LabError, WireError, FaultError, InvalidName, NoSuchLab, CommandError, BenchError, ReportError),
     ):
         return USAGE, text
     if isinstance(error, (KernelRefused, PermissionError, FileNotFoundError, IsADirectoryError)):

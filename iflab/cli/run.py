@@ -53,7 +53,13 @@ def _settings(pairs: list[str]) -> dict[str, str]:
 
 
 def run_command(
-    which: str, pairs: list[str], pcap: Path | None, record: Path | None, seed: int | None, as_json: bool
+    which: str,
+    pairs: list[str],
+    pcap: Path | None,
+    record: Path | None,
+    report: Path | None,
+    seed: int | None,
+    as_json: bool,
 ) -> int:
     """Run a scenario, show what happens, and return the exit status.
 
@@ -63,7 +69,12 @@ def run_command(
 
     if record is None and pcap is not None:
         record = pcap.with_name(pcap.name + ".record")
-    return _run(find_scenario(which), _settings(pairs), pcap, record, seed, None, as_json)
+    if report is not None:
+        from iflab.report import check_libraries
+
+        check_libraries()
+    scenario = find_scenario(which, watched=report is not None)
+    return _run(scenario, _settings(pairs), pcap, record, report, seed, None, as_json)
 
 
 def replay_command(path: Path, pcap: Path | None, as_json: bool) -> int:
@@ -78,7 +89,7 @@ def replay_command(path: Path, pcap: Path | None, as_json: bool) -> int:
             f"{path} is no record of a scenario; in a program of your own, Lab(replay=path) replays it"
         )
     settings = {str(name): str(value) for name, value in record.about.get("parameters", {}).items()}
-    return _run(find_scenario(str(which)), settings, pcap, None, None, record, as_json)
+    return _run(find_scenario(str(which)), settings, pcap, None, None, None, record, as_json)
 
 
 def _run(
@@ -86,6 +97,7 @@ def _run(
     settings: dict[str, str],
     pcap: Path | None,
     record: Path | None,
+    report: Path | None,
     seed: int | None,
     replay: Record | None,
     as_json: bool,
@@ -104,14 +116,28 @@ def _run(
             lab.capture(pcap)
         if record is not None:
             lab.record(record, scenario=str(scenario.path.resolve()), parameters=values)
+        recorder = lab.report() if report is not None else None
+        if scenario.watch is not None:
+            scenario.watch.begin(lab.elapsed)
         outcome = run_scenario(scenario, lab, values)
         ended = lab.elapsed()
+        if recorder is not None:
+            recorder.stop()  # before the plugs are pulled
+    chosen = "".join(f" --set {name}={value}" for name, value in values.items() if name in settings)
+    if recorder is not None and report is not None:
+        about = recorder.about
+        about.title, about.purpose, about.description = scenario.name, scenario.purpose, scenario.description
+        about.command = f"iflab run {scenario.name} --seed {outcome.seed}{chosen}"
+        about.parameters = values
+        about.held, about.failure, about.details = outcome.held, outcome.failure, outcome.details
+        if scenario.watch is not None:
+            about.assertions += scenario.watch.result()
+        recorder.write(report)
     if as_json:
         print(json.dumps(asdict(outcome), indent=2))
     else:
         if outcome.details:
             print(outcome.details, file=sys.stderr)
-        chosen = "".join(f" --set {name}={value}" for name, value in values.items() if name in settings)
         verdict = "held" if outcome.held else f"FAILED at {outcome.failure}"
         show(ended, f"{scenario.name}: {verdict}  (--seed {outcome.seed}{chosen})")
     return 0 if outcome.held else HELD_NOT
