@@ -72,7 +72,7 @@ class Event:
         self.runs = 0
         """How often it was called."""
         self.missed = 0
-        """How often it was not, because the clock's thread was late by more than a period."""
+        """Moments left out because the clock's thread was late by more than a period."""
         self.error: Exception | None = None
         """What the last call raised; None: it went well."""
         self._schedule = schedule
@@ -102,13 +102,11 @@ class Event:
         self._timer = None
         self._turn += 1
         if self._period is not None:
-            # What was missed is not made up for.
             late = int((clock.now() - self._first) / self._period) + 1 - self._turn
-            if late > 0:
-                missed = late if self._times is None else min(late, self._times - self._turn)
-                self.missed += missed
-                self._turn += missed
-            if self._times is None or self._turn < self._times:
+            if late > 0:  # what was missed is left out, and not made up for in a row
+                self.missed += late
+                self._turn += late
+            if self._times is None or self.runs + 1 < self._times:
                 self._timer = clock.call_at(self._first + self._turn * self._period, self._due)
         if self._timer is None:
             self._schedule.events.discard(self)
@@ -154,6 +152,7 @@ class Schedule:
         """Call it every ``period`` seconds, ``times`` (None: to the end), the first time ``first`` seconds from now.
 
         Moments are multiples of the period from the first one: lateness doesn't add up.
+        One that is late by more than a period leaves out the moments that it missed.
         """
         check_seconds(f"the period of {describe(fn, args)}", period)
         if not period:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import functools
 import hashlib
 import json
 import math
@@ -50,28 +52,33 @@ A, B = "192.0.2.1/24", "192.0.2.2/24"
 BOB = "192.0.2.2"
 
 
+def put_on_the_wire(host, frames):
+    return host.nics["em0"].if_softc.end.flow.sent >= frames
+
+
 def datagrams(alice, bob, count, size=100, gap=0.0):
     """Send numbered datagrams from alice to bob; the numbers that arrived, in their order."""
-    got, done = [], threading.Event()
+    got = []
     receiver = bob.socket(socket.AF_INET, socket.SOCK_DGRAM)
     receiver.bind((BOB, 9999))
     receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 24)
-    receiver.settimeout(1.0)
+    receiver.settimeout(3.0)
 
     def receive():
-        try:
+        with contextlib.suppress(TimeoutError):
             while True:
                 got.append(struct.unpack(">I", receiver.recv(65536)[:4])[0])
-        except TimeoutError:
-            done.set()
 
     thread = threading.Thread(target=receive)
     thread.start()
+    before = alice.nics["em0"].if_softc.end.flow.sent
     with alice.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender, receiver:
         for number in range(1, count + 1):
             sender.sendto(struct.pack(">I", number).ljust(size, b"\0"), (BOB, 9999))
-            if gap or number % 50 == 0:
-                time.sleep(gap or 0.002)  # the queue of a TAP holds 1,000
+            if gap:
+                time.sleep(gap)
+            if number % 50 == 0:  # the queue of a TAP holds 1,000
+                eventually(functools.partial(put_on_the_wire, alice, before + number), timeout=30)
         thread.join()
     return got
 
