@@ -26,7 +26,17 @@ def explain(error: Exception) -> tuple[int | None, str]:
         return MISSING, f"{text} ('iflab check' tells all that is missing)"
     if isinstance(
         error,
-        (ScenarioError, LabError, WireError, FaultError, InvalidName, NoSuchLab, CommandError, BenchError, ReportError),
+        (
+            ScenarioError,
+            LabError,
+            WireError,
+            FaultError,
+            InvalidName,
+            NoSuchLab,
+            CommandError,
+            BenchError,
+            ReportError,
+        ),
     ):
         return USAGE, text
     if isinstance(error, (KernelRefused, PermissionError, FileNotFoundError, IsADirectoryError)):

@@ -1,0 +1,202 @@
+"""Reports: what is in them, that they open anywhere, and that writing them harms nothing."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from iflab.faults import Corrupt, Loss
+from iflab.report import ReportError, recorder
+from tests.linux_tools import need
+
+ROOT = Path(__file__).parents[2]
+QUIET = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+
+
+def chromium(page, *words):
+    """What headless Chromium prints for a page, with a profile of its own."""
+    need("chromium", "chromium")
+    profile = tempfile.mkdtemp(prefix="iflab-test-")
+    try:
+        command = ["chromium", *QUIET, f"--user-data-dir={profile}", *words, page.as_uri()]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=110)
+    finally:
+        shutil.rmtree(profile, ignore_errors=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def text_of(page):
+    """The words of a page, its style and script left out."""
+    text = re.sub(r"<(style|script).*?</\1>", " ", page, flags=re.S)
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", text)))
+
+
+@pytest.fixture(scope="module")
+def flap(tmp_path_factory):
+    """The report of scenario 06, as the command line writes it."""
+    path = tmp_path_factory.mktemp("report") / "flap.html"
+    words = ["run", "06", "--report", str(path), "--seed", "7"]
+    command = [sys.executable, "-c", "from iflab.cli import main; main()", *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=110)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return path
+
+
+def test_the_flap_is_seen_at_a_glance(flap):
+    text = text_of(flap.read_text())
+
+    assert "A cable is cut in the middle of a download, and mended. TCP survives." in text
+    assert re.search(r"cable0 was cut at [\d.]+ m?s, back after (1\.\d+ s|9\d\d ms)", text)
+    assert re.search(r"TCP segments retransmitted [1-9]", text)
+    assert re.search(r"frames lost: cut [1-9]", text)
+    assert "lost: cut" in text
+    assert "cable0: mended" in text
+    assert re.search(r"account of frames: sent = delivered \+ lost \+ in flight balanced", text)
+
+
+def test_assertions_parameters_seed_and_versions(flap):
+    text = text_of(flap.read_text())
+
+    assert "download.wait(timeout=60) == size" in text
+    assert "cable.account().balances()" in text
+    assert "iflab run link_flap --seed 7" in text
+    for word in ("cut_after", "cut_for", "size", "Python", "scapy", "Linux"):
+        assert word in text
+
+
+def test_it_opens_offline(flap):
+    page = flap.read_text()
+
+    assert "Content-Security-Policy" in page
+    assert not re.findall(r"""(?:src|href)=["']?(?:https?:)?//""", page)
+    assert re.findall(r"@import|url\((?!#|['\"]?data:)", page) == []
+
+
+def test_a_real_browser_draws_it_light_dark_and_on_paper(flap, tmp_path):
+    dom = chromium(flap, "--dump-dom")
+    assert "lost: cut" in dom
+    light, dark, paper = tmp_path / "light.png", tmp_path / "dark.png", tmp_path / "paper.pdf"
+    chromium(flap, f"--screenshot={light}", "--window-size=1100,1000")
+    chromium(
+        flap, f"--screenshot={dark}", "--window-size=1100,1000", "--blink-settings=preferredColorScheme=0"
+    )
+    chromium(flap, f"--print-to-pdf={paper}", "--no-pdf-header-footer")
+
+    assert light.read_bytes()[:4] == dark.read_bytes()[:4] == b"\x89PNG"
+    assert light.stat().st_size > 20_000
+    assert light.read_bytes() != dark.read_bytes()
+    assert paper.read_bytes().startswith(b"%PDF")
+
+
+def test_faults_of_cables_are_marked_where_they_struck(lab, tmp_path):
+    path = tmp_path / "faulty.html"
+    with lab.report(path) as recording:
+        alice, bob, cable = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+        cable.impair(Loss(0.3), Corrupt(0.3, within=(34, 90)), towards=bob.nics["em0"].if_softc)
+        alice.ping("192.0.2.2", count=20, interval=0.01, timeout=0.2)
+        recording.check("bob was pinged", True)
+    text = text_of(path.read_text())
+
+    assert "lost: loss" in text
+    assert "corrupted: octet" in text
+    assert "bob was pinged" in text
+    assert re.search(r"frames lost: loss [1-9]", text)
+
+
+def test_fifty_hosts(lab, tmp_path):
+    path = tmp_path / "fifty.html"
+    with lab.report(path):
+        with lab.building():
+            nics = [lab.host(f"h{n}").nic("em0", f"10.0.0.{n + 1}/24") for n in range(50)]
+            lab.segment(*nics, name="hub")
+        lab.hosts["h0"].ping("10.0.0.50", count=2)
+    text = text_of(path.read_text())
+
+    assert re.search(r"hosts and stations, 0 cables, 1 hub 50 ", text)
+    assert "h49" in text
+    assert path.stat().st_size < 3_000_000
+
+
+def test_what_a_frame_or_a_name_says_is_text_and_no_more(lab, tmp_path):
+    path = tmp_path / "evil.html"
+    evil = "<script>alert(1)</script>"
+    with lab.report(path) as recording:
+        one, other = lab.station(), lab.station()
+        lab.cable(one, other)
+        one.send(bytes(12) + b"\x88\xb5" + evil.encode() * 3)
+        recording.about.purpose = evil
+        lab.log(evil)
+
+    page = path.read_text()
+    assert evil not in page
+    assert html.escape(evil) in page
+
+
+def test_frames_it_cannot_keep_are_counted_and_the_account_stays_exact(lab, tmp_path, monkeypatch):
+    monkeypatch.setattr(recorder, "ENTRIES", 1000)
+    path = tmp_path / "many.html"
+    one, other = lab.station(), lab.station()
+    cable = lab.cable(one, other)
+    with lab.report(path) as recording, lab.lock:
+        for _ in range(5000):
+            one.send(bytes(60))
+    found = recording.recording()
+
+    assert cable.account().sent == 5000
+    assert found.wires[0].sent == 5000
+    assert found.wires[0].missed + found.frames_seen >= 5000  # of some that were missed the fate is known
+    assert found.wires[0].missed > 0
+
+
+def test_an_exception_is_the_runs_failure(lab, tmp_path):
+    path = tmp_path / "failed.html"
+    with pytest.raises(RuntimeError, match="by purpose"), lab.report(path):
+        raise RuntimeError("failed by purpose")
+
+    assert "RuntimeError: failed by purpose" in text_of(path.read_text())
+
+
+def test_a_failed_scenario_is_told_with_its_assertions(tmp_path):
+    scenario, path = tmp_path / "wrong.py", tmp_path / "wrong.html"
+    scenario.write_text(
+        '"""It is wrong."""\ndef scenario(lab):\n    assert lab\n    assert 1 == 2\n    assert 3 == 3\n'
+    )
+    command = [sys.executable, "-c", "from iflab.cli import main; main()", "run", str(scenario)]
+    done = subprocess.run(
+        [*command, "--report", str(path), "--json"], capture_output=True, text=True, timeout=60
+    )
+
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["held"] is False
+    text = text_of(path.read_text())
+    assert "wrong.py line 4: assert 1 == 2" in text
+    assert text.index("1 == 2") < text.index("3 == 3")
+
+
+def test_without_its_libraries_the_remedy_is_told(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+
+    with pytest.raises(ReportError, match=r"pip install 'iflab\[report\]'"):
+        recorder.check_libraries()
+
+
+def test_a_folder_that_is_not_there(lab, tmp_path):
+    recording = lab.report()
+    with pytest.raises(FileNotFoundError):
+        recording.write(tmp_path / "nowhere" / "x.html")
+    recording.write(tmp_path / "x.html")
+
+    assert (tmp_path / "x.html").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["x.html"]
