@@ -796,6 +796,8 @@ class Lab:
             for server in host.servers:
                 server.close()
         self.keeper.close()
+        for recorder in self._reports:
+            recorder.stop()
         with self.lock:
             for sniffer in self._sniffers:
                 sniffer.close()

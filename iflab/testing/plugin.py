@@ -35,6 +35,7 @@ class _Kept:
         if capture != "never":
             folder.mkdir(parents=True, exist_ok=True)
             self.capture = lab.capture(folder / "lab.pcapng", whole=True)
+        self.report = lab.report() if _can_report() else None
         lab.on_log = lambda seconds, text: self.events.append(f"{seconds:9.3f} s  {text}")
         lab.watch()
 
@@ -55,6 +56,10 @@ class _Kept:
             path = self.folder / name
             path.write_text(text)
             found.append(path)
+        if self.report is not None:
+            self.report.about.held = False
+            self.report.write(self.folder / "report.html")
+            found.append(self.folder / "report.html")
         return found
 
     def drop(self) -> None:
@@ -65,6 +70,16 @@ class _Kept:
                 (self.folder / "lab.pcapng").unlink(missing_ok=True)
                 if not any(self.folder.iterdir()):
                     self.folder.rmdir()
+
+
+def _can_report() -> bool:
+    from iflab.report import ReportError, check_libraries
+
+    try:
+        check_libraries()
+    except ReportError:
+        return False
+    return True
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -155,6 +170,8 @@ def lab(request: pytest.FixtureRequest, iflab_params: dict[str, Any], tmp_path: 
             marked.get("check", True),
         )
         request.node.stash[_LAB] = kept
+        if kept.report is not None:
+            kept.report.about.title = request.node.name
         yield fresh
         try:
             _at_the_end(kept)
@@ -187,6 +204,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if kept is None or not report.failed:
         return
     del item.stash[_LAB]
+    if kept.report is not None and call.excinfo is not None:
+        kept.report.about.failure = call.excinfo.exconly()
     try:
         paths = kept.write() if call.when == "call" else sorted(kept.folder.iterdir())
     except Exception as error:  # a full disk must not hide why the test failed

@@ -58,7 +58,7 @@ def test_the_flap_is_seen_at_a_glance(flap):
     text = text_of(flap.read_text())
 
     assert "A cable is cut in the middle of a download, and mended. TCP survives." in text
-    assert re.search(r"cable0 was cut at [\d.]+ m?s, back after (1\.\d+ s|9\d\d ms)", text)
+    assert re.search(r"cable0\s+was cut at [\d.]+ m?s, back after\s+(1\.\d+ s|9\d\d ms)", text)
     assert re.search(r"TCP segments retransmitted [1-9]", text)
     assert re.search(r"frames lost: cut [1-9]", text)
     assert "lost: cut" in text

@@ -129,11 +129,12 @@ def test_passes(lab, pair, tmp_path):
     out = done.stdout.str()
     assert "seed 77 (--iflab-seed=77)" in out
     paths = {Path(name).name: Path(name) for name in re.findall(r"^(\S+/iflab/\S+)$", out, re.M)}
-    assert set(paths) == {"lab.pcapng", "ladder.txt", "events.txt"}
+    assert set(paths) == {"lab.pcapng", "ladder.txt", "events.txt", "report.html"}
     ladder = paths["ladder.txt"].read_text()
     assert re.search(r"\|-+>\|  Ether / IP / ICMP 192.0.2.1 > 192.0.2.2 echo-request", ladder)
     assert re.search(r"\|<-+\|  Ether / IP / ICMP 192.0.2.2 > 192.0.2.1 echo-reply", ladder)
     assert "cable0: cut" in paths["events.txt"].read_text()
+    assert "test_it" in paths["report.html"].read_text()
     read = subprocess.run(
         ["tshark", "-n", "-r", str(paths["lab.pcapng"]), "-Y", "icmp"], capture_output=True, text=True
     )
