@@ -17,13 +17,13 @@ COMMANDS = dict(re.findall(r"<!-- command: (\w+) -->\n```sh\n(.*?)\n```", README
 
 
 @pytest.mark.parametrize("number", range(len(PYTHON)))
-def test_every_python_block_runs(lab, number):
+def test_every_python_block_runs(lab, number, tmp_path):
     lab.close()  # the fixture has shown that labs run here
     done = subprocess.run(
         [sys.executable, "-c", PYTHON[number]],
         capture_output=True,
         text=True,
-        cwd=ROOT,
+        cwd=tmp_path,
         timeout=60 * PATIENCE,
     )
 
@@ -32,7 +32,7 @@ def test_every_python_block_runs(lab, number):
 
 
 def test_no_python_block_is_left_out():
-    assert len(PYTHON) == README.count("```python") == 5
+    assert len(PYTHON) == README.count("```python") == 8
 
 
 def test_the_first_command_sets_everything_up_and_both_pings_are_answered(lab, tmp_path):
@@ -75,12 +75,13 @@ def test_the_commands_of_another_terminal_work(tmp_path, monkeypatch):
                 ["bash", "-c", iflab + line],
                 capture_output=True,
                 text=True,
-                cwd=ROOT,
+                cwd=tmp_path,
                 stdin=subprocess.DEVNULL,
             )
             assert done.returncode in (0, 124), (line, done.stderr)
             assert ("link_flap" in done.stdout) == (" ps " in line)
-            assert ("listening on em0" in done.stderr) == ("tcpdump" in line)
+            assert ("cable0" in done.stdout) == (" top " in line)
+            assert ("listening on em0" in done.stderr) == ("alice tcpdump" in line)
 
 
 def test_the_other_commands_that_it_names_work():
