@@ -31,10 +31,8 @@ def load_scapy() -> Any:
 
 def encode(bpdu: Bpdu, source: bytes) -> bytes:
     """Make the frame of 60 octets that a port with the MAC ``source`` sends."""
-    l2 = load_scapy()
-    frame: Packet = l2.Dot3(dst=GROUP.hex(":"), src=source.hex(":")) / l2.LLC(dsap=0x42, ssap=0x42, ctrl=3)
     if bpdu.type is BpduType.TCN:
-        return bytes(frame / b"\x00\x00\x00\x80").ljust(_MINIMUM, b"\0")
+        return _framed(b"\x00\x00\x00\x80", source)
     vector, times = bpdu.vector, bpdu.times
     rst = bpdu.type is BpduType.RST
     role = {Role.ROOT: 2, Role.DESIGNATED: 3, Role.DISABLED: 0}.get(bpdu.role, 1) if rst else 0
@@ -47,7 +45,7 @@ def encode(bpdu: Bpdu, source: bytes) -> bytes:
         | _AGREEMENT * bpdu.agreement
         | _TC_ACK * bpdu.tc_ack
     )
-    frame = frame / l2.STP(
+    stp: Packet = load_scapy().STP(
         version=2 if rst else 0,
         bpdutype=int(bpdu.type),
         bpduflags=flags,
@@ -62,9 +60,14 @@ def encode(bpdu: Bpdu, source: bytes) -> bytes:
         hellotime=times.hello,
         fwddelay=times.forward_delay,
     )
-    if rst:
-        frame = frame / b"\0"  # the length of version 1's information: there is none
-    return bytes(frame).ljust(_MINIMUM, b"\0")
+    # The last octet of an RST BPDU is the length of version 1's information: there is none.
+    return _framed(bytes(stp) + b"\0" * rst, source)
+
+
+def _framed(body: bytes, source: bytes) -> bytes:
+    """Put the 802.3 and LLC headers in front; by hand, for scapy takes as long for them as for the BPDU."""
+    length = (len(_LLC) + len(body)).to_bytes(2, "big")
+    return b"".join((GROUP, source, length, _LLC, body)).ljust(_MINIMUM, b"\0")
 
 
 def decode(frame: bytes) -> Bpdu | None:

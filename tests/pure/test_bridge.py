@@ -494,6 +494,35 @@ def test_when_a_cable_is_cut_the_other_way_is_open_in_no_time(world):
         assert texts(b)[-1] == "after"
 
 
+def test_cuts_that_follow_each_other_too_fast_wait_for_the_hold_count(world):
+    """Six BPDUs, then one a second (17.13.12): the tree is late then, by seconds, but never a loop."""
+    switches = [switch(world, f"s{n}", stp=True) for n in range(3)]
+    cables = [world.cable(switches[n][0], switches[(n + 1) % 3][1]) for n in range(3)]
+    a, b = world.nic(world.host("a")), world.nic(world.host("b"))
+    for sw, nic in zip(switches, (a, b), strict=False):
+        sw.stp(2, edge=True)
+        world.cable(nic, sw[2])
+    world.settle(10)
+
+    def reaches(text):
+        say(a, text, b)
+        world.settle(0.01)
+        return text in texts(b)
+
+    for cable in cables * 20:
+        cable.cut()
+        world.settle(0.05)
+        cable.mend()
+        world.settle(0.05)
+    held = [member.stp.tx_count for sw in switches for member in sw.bridge.members.values()]
+    assert max(held) == 6
+    cables[0].cut()
+    world.settle(0.02)
+    assert not reaches("too early")
+    world.settle(6)
+    assert reaches("in time")
+
+
 def test_priorities_and_costs_choose_root_and_path(world):
     one, two = switch(world, "one", stp=True), switch(world, "two", stp=True)
     for port in (0, 1):
