@@ -31,6 +31,7 @@ import socket
 import stat
 import struct
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -330,6 +331,9 @@ class ControlServer:
                 for host in lab.hosts.values()
                 for ifp in host.vnet.ifnets()
             }
+            struck: dict[str, Counter[str]] = {}
+            for (name, _, _), causes in lab.faults.counts.items():
+                struck.setdefault(name, Counter()).update(causes)
             wires = {}
             for name, wire in lab.wires.items():
                 account = wire.account()
@@ -340,6 +344,11 @@ class ControlServer:
                     "delivered": account.delivered,
                     "in_flight": account.in_flight,
                     "drops": dict(account.dropped),
+                    "faults": {
+                        cause: number
+                        for cause, number in struck.get(name, {}).items()
+                        if cause not in account.dropped
+                    },
                 }
             return {"time": lab.elapsed(), "nics": nics, "wires": wires}
 

@@ -35,6 +35,7 @@ def test_no_python_block_is_left_out():
     assert len(PYTHON) == README.count("```python") == 8
 
 
+@pytest.mark.timeout(600 * PATIENCE)
 def test_the_first_command_sets_everything_up_and_both_pings_are_answered(lab, tmp_path):
     """Word by word, in a checkout without a virtual environment."""
     lab.close()
@@ -42,7 +43,7 @@ def test_the_first_command_sets_everything_up_and_both_pings_are_answered(lab, t
     shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns(".git", ".venv", "*cache*", ".hypothesis"))
 
     done = subprocess.run(
-        ["sh", "-c", COMMANDS["first"]], capture_output=True, text=True, cwd=checkout, timeout=110 * PATIENCE
+        ["sh", "-c", COMMANDS["first"]], capture_output=True, text=True, cwd=checkout, timeout=590 * PATIENCE
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
@@ -60,6 +61,7 @@ def test_the_tests_command_is_what_ci_runs():
     assert found.stdout.strip() == COMMANDS["tests"]
 
 
+@pytest.mark.timeout(300 * PATIENCE)
 def test_the_commands_of_another_terminal_work(tmp_path, monkeypatch):
     """Each line of that block, against a lab of the name that it uses; what never ends is ended after a while."""
     from iflab import Lab
@@ -67,10 +69,12 @@ def test_the_commands_of_another_terminal_work(tmp_path, monkeypatch):
     block = re.search(r"From another terminal.*?```sh\n(.*?)```", README, re.DOTALL)[1]
     monkeypatch.setenv("IFLAB_RUN_DIR", str(tmp_path))  # other tests run a lab of that name as well
     program = f"'{sys.executable}' -c 'from iflab.cli import main; main()'"
-    iflab = f'iflab() {{ timeout -k 5 {3 * PATIENCE:g} {program} "$@"; }}\n'
+    endless = re.compile(r"iflab (exec .* (tcpdump|bash)|monitor|sniff|top)\b")
     with Lab("link_flap") as lab:
         lab.pair("192.0.2.1/24", "192.0.2.2/24")
         for line in block.splitlines():
+            patience = (5 if endless.search(line) else 60) * PATIENCE
+            iflab = f'iflab() {{ timeout -k 5 {patience:g} {program} "$@"; }}\n'
             done = subprocess.run(
                 ["bash", "-c", iflab + line],
                 capture_output=True,
@@ -78,7 +82,7 @@ def test_the_commands_of_another_terminal_work(tmp_path, monkeypatch):
                 cwd=tmp_path,
                 stdin=subprocess.DEVNULL,
             )
-            assert done.returncode in (0, 124), (line, done.stderr)
+            assert done.returncode in ((0, 124) if endless.search(line) else (0,)), (line, done.stderr)
             assert ("link_flap" in done.stdout) == (" ps " in line)
             assert ("cable0" in done.stdout) == (" top " in line)
             assert ("listening on em0" in done.stderr) == ("alice tcpdump" in line)

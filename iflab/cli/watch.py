@@ -148,7 +148,17 @@ def top_command(lab: str, interval: float, count: int, as_json: bool) -> int:
 
 
 _HEAD = ("", "link", "in frames/s", "in Mbit/s", "out frames/s", "out Mbit/s", "queue", "drops")
-_WIRE_HEAD = ("", "ends up", "frames/s", "Mbit/s", "sent", "delivered", "in flight", "drops")
+_WIRE_HEAD = (
+    "",
+    "ends up",
+    "frames/s",
+    "Mbit/s",
+    "sent",
+    "delivered",
+    "in flight",
+    "drops",
+    "faults besides",
+)
 
 
 def _rates(now: dict[str, Any], before: dict[str, Any] | None) -> dict[str, dict[str, float]]:
@@ -202,6 +212,7 @@ def _wire_rows(now: dict[str, Any], rates: dict[str, dict[str, float]]) -> list[
             str(wire["delivered"]),
             str(wire["in_flight"]),
             _drops(wire["drops"]),
+            _drops(wire["faults"]),
         )
         for name, wire in now["wires"].items()
     ]
@@ -228,7 +239,7 @@ def _pretty(lab: str, now: dict[str, Any], rates: dict[str, dict[str, float]]) -
     ):
         pretty = Table(box=None, header_style="bold", pad_edge=False)
         for column in head:
-            number = column not in ("NIC", "wire", "link", "drops")
+            number = column not in ("NIC", "wire", "link", "drops", "faults besides")
             pretty.add_column(column, justify="right" if number else "left", no_wrap=True)
         for row in rows:
             pretty.add_row(*row)

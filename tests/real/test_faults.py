@@ -109,8 +109,7 @@ def test_a_delay_is_in_every_round_trip(lab):
 
     rtts = alice.ping(BOB, 10, interval=0.01).rtts
 
-    assert min(rtts) >= 0.05
-    assert statistics.median(rtts) < 0.06
+    assert 0.05 <= min(rtts) < 0.06  # the others may wait for a busy machine
 
 
 def test_every_second_ping_is_lost(lab):

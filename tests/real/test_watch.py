@@ -14,6 +14,7 @@ import time
 import pytest
 from scapy.utils import PcapNgReader
 
+from iflab.faults import Corrupt, Loss
 from tests.linux_tools import eventually, link, need
 
 IFLAB = [sys.executable, "-c", "from iflab.cli import main; main()"]
@@ -137,6 +138,17 @@ def test_top_shows_counters_and_causes(lab, pair, chatter):
     gained = second["nics"]["alice:em0"]["out_frames"] - first["nics"]["alice:em0"]["out_frames"]
     rate = second["rates"]["alice:em0"]["out_frames"]
     assert rate == pytest.approx(gained / (second["time"] - first["time"]), abs=0.1)
+
+
+def test_top_counts_faults_by_cause(lab, pair):
+    alice, _, cable = pair
+    cable.impair(Loss(0.5), Corrupt(0.5, within=(42, 90)))
+    alice.ping("192.0.2.2", count=30, interval=0.001, timeout=0.05)
+
+    wire = json.loads(iflab("top", lab.name, "-n", "1", "--json").stdout)["wires"]["cable0"]
+
+    assert wire["drops"]["loss"] == cable.account().dropped["loss"] > 0
+    assert wire["faults"]["corrupt"] > 0
 
 
 def test_top_on_a_terminal_is_live(lab, pair, chatter):
