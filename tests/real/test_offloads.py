@@ -145,7 +145,7 @@ def test_a_datagram_train_crosses_whole(pair, version):
     if kernel_has("offload USO"):
         assert max(map(len, heard)) > 8000
     else:  # the host cut it itself
-        assert [len(m) for m in heard].count(len(heard[-1])) == 8
+        assert sum(len(m) > 1000 for m in heard) == 8
 
 
 @pytest.mark.parametrize("version", [4, 6])
