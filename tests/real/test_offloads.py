@@ -20,7 +20,7 @@ from tests.linux_tools import PATIENCE, kernel_has, need
 ONE, OTHER = ("192.0.2.1", "2001:db8::1"), ("192.0.2.2", "2001:db8::2")
 OCTETS = 2_000_000
 UDP_SEGMENT = 103
-WHOLE = 10_000 if PATIENCE == 1 else 3000
+WHOLE = 10_000 if PATIENCE == 1 else 2000
 """No frame of wire size is as long; a slow host's TCP sends smaller super-frames, by its own pacing."""
 SOL_PACKET, PACKET_VNET_HDR = 263, 15
 
@@ -145,7 +145,7 @@ def test_a_datagram_train_crosses_whole(pair, version):
     if kernel_has("offload USO"):
         assert max(map(len, heard)) > 8000
     else:  # the host cut it itself
-        assert [len(m) for m in heard].count(len(heard[-1])) == 8
+        assert sum(len(m) > 1000 for m in heard) == 8
 
 
 @pytest.mark.parametrize("version", [4, 6])

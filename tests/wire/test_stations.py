@@ -20,7 +20,7 @@ from scapy.sendrecv import AsyncSniffer, bridge_and_sniff, sendp, sndrcv, sniff
 from iflab.net import ManualClock, mbuf
 from iflab.wire import Cable, Segment, Station, WireError
 
-from ..linux_tools import eventually
+from ..linux_tools import PATIENCE, eventually
 from .ports import Recorder
 
 ONE, OTHER = "02:00:00:00:00:01", "02:00:00:00:00:02"
@@ -113,7 +113,7 @@ def test_srp1_and_the_threaded_way_answer_too(one, echo, no_machine):
 def test_many_questions_are_all_answered(one, echo):
     pings = [Ether(dst=OTHER) / IP(dst="192.0.2.7") / ICMP(id=1, seq=n) for n in range(200)]
 
-    answered, unanswered = one.srp(pings, timeout=5)
+    answered, unanswered = one.srp(pings, timeout=5 * PATIENCE)
 
     assert (len(answered), len(unanswered)) == (200, 0)
     assert all(q[ICMP].seq == a[ICMP].seq for q, a in answered)
