@@ -8,6 +8,7 @@ import stat
 import subprocess
 import threading
 import time
+from collections import Counter
 
 import pytest
 from scapy.layers.l2 import Ether
@@ -15,6 +16,7 @@ from scapy.utils import RawPcapReader
 
 import iflab.capture.capture as capture_module
 from iflab.capture import Capture
+from iflab.faults import Rate
 from tests.linux_tools import PATIENCE, eventually, need
 
 
@@ -151,6 +153,34 @@ def test_a_burst_of_100_000_frames_is_in_the_file_to_the_last(lab, tmp_path):
     rows = fields(path, "frame.comment")
     assert len(rows) == 100_000
     assert sum("lost: hook" in row[0] for row in rows) == 1000
+
+
+def test_a_full_queue_and_a_flapping_link_in_100_000_frames(lab, tmp_path):
+    """Counts of the file, by cause, are those of the lab's account."""
+    path = tmp_path / "flap.pcapng"
+    one, other = lab.station(name="one"), lab.station(name="other")
+    cable = lab.cable(one, other)
+    cable.impair(Rate(20e6, burst=1500, frames=50), towards=other)
+    lab.capture(path)
+    frame = bytes(Ether(dst=other.mac, src=one.mac, type=0x88B5)) + bytes(46)
+    for number in range(1000):
+        with lab.lock:
+            for _ in range(100):
+                one.send(frame)
+        if number % 100 == 50:
+            cable.cut()
+        elif number % 100 == 60:
+            cable.mend()
+    eventually(lambda: cable.account().in_flight == 0, timeout=30)
+    account = cable.account()
+    lab.close()
+
+    comments = [row[0] for row in fields(path, "frame.comment")]
+    lost = Counter(found for text in comments for found in re.findall(r"lost: ([a-z ]+), on its way", text))
+    assert len(comments) == account.sent == 100_000
+    assert account.dropped["queue full"] > 0
+    assert account.dropped["cut"] >= 10_000
+    assert lost == account.dropped
 
 
 def test_what_it_cannot_hold_is_counted_in_the_file(lab, tmp_path, monkeypatch):
