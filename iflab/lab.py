@@ -46,6 +46,7 @@ from iflab.net import (
     Vnet,
     arpcom_alloc,
     arpcom_free,
+    report,
 )
 from iflab.stack import LinuxStack, Listener
 from iflab.switch import Switch
@@ -202,7 +203,10 @@ class Lab:
             capture.note(f"{self.elapsed():.3f} s {text}")
         self.faults.note(text)
         if self.on_log is not None:
-            self.on_log(self.elapsed(), text)
+            try:
+                self.on_log(self.elapsed(), text)
+            except BaseException as error:
+                report(_log, error, "%s: on_log failed: %r", self.name, self.on_log)
 
     def elapsed(self) -> float:
         """Seconds since the lab began."""

@@ -71,6 +71,7 @@ from iflab.net import (
     finish,
     is_multicast,
     is_unfinished,
+    report,
 )
 from iflab.wire import End, Port
 
@@ -334,7 +335,7 @@ class TapNic(Driver):
             settled = bool(self._stale_until) and time.monotonic() > self._stale_until
         except OSError as error:
             if error.errno not in (errno.EBADFD, errno.EIO):
-                raise
+                _log.error("%s: the kernel gives no frame: %s", self.name, error)
             self._loop.remove_reader(fd)  # the device was deleted under us
         if frames:
             self._express(frames)
@@ -432,7 +433,10 @@ class TapNic(Driver):
         if gate is None:
             for end in ends:
                 for heard in end.listeners:
-                    heard(end, frames)
+                    try:
+                        heard(end, frames)
+                    except BaseException as error:
+                        report(_log, error, "a tap on %s failed: %r", end.wire.name, heard)
                 flow = end.flow
                 flow.sent += len(frames)
                 flow.octets += octets
@@ -593,7 +597,8 @@ class TapNic(Driver):
         elif error.errno in (errno.EIO, errno.EINVAL, errno.EBADF, errno.EBADFD, errno.ENOBUFS):
             self.ifp.if_ierrors += 1
         else:
-            raise error
+            self.ifp.if_ierrors += 1
+            _log.error("%s: the kernel takes no frame: %s", self.name, error)
 
     # the link
 

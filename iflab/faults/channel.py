@@ -11,8 +11,10 @@ are those of the receiver's lead.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
+from iflab.net.errors import report
 from iflab.net.mbuf import PKTHDR, Mbuf
 from iflab.wire import End, Port, Wire
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from .faults import Faults
 
 __all__ = ["Channel", "Way"]
+
+_log = logging.getLogger("iflab.faults")
 
 
 class _Active:
@@ -236,9 +240,15 @@ class Channel:
                 held = True
             if does is Does.DELAY and hastened:
                 continue
-            decision = self._decide(way, one, number, index, m)
-            if decision is None:
-                continue
+            try:
+                decision = self._decide(way, one, number, index, m)
+                if decision is None:
+                    continue
+                changed = fault.change(decision, m) if does is Does.CHANGE else m
+            except BaseException as error:
+                self.wire.lose(end, self.port, m, "fault error")
+                report(_log, error, "%s: a fault failed and lost its frame: %r", self.wire.name, fault)
+                return
             if fault.is_recorded:
                 self.book.struck(way, fault, number, index, one.key, decision)
             if does is Does.LOSE:
@@ -252,7 +262,7 @@ class Channel:
                 end.flow.in_flight += decision
                 todo += [(at + 1, way.next_copy(number), m) for _ in range(decision)]
             elif does is Does.CHANGE:
-                m = fault.change(decision, m)
+                m = changed
             elif does is Does.HASTEN:
                 hastened = overtakes = True
             elif isinstance(fault, Delay):

@@ -11,6 +11,7 @@ A lab does the first two lines itself.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from iflab.net.clock import Clock
+from iflab.net.errors import report
 from iflab.wire import Port, Wire
 
 from .channel import Channel, Way
@@ -26,6 +28,8 @@ from .record import Direction, Record, Recorder
 from .stream import Stream
 
 __all__ = ["Faults", "Struck"]
+
+_log = logging.getLogger("iflab.faults")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +171,10 @@ class Faults:
         if self.listeners:
             event = Struck(self.elapsed(), way.direction, number, index, fault, decision)
             for listener in tuple(self.listeners):
-                listener(event)
+                try:
+                    listener(event)
+                except BaseException as error:
+                    report(_log, error, "a listener of faults failed: %r", listener)
 
     def counts_of(self, direction: Direction) -> Counter[str]:
         """How often which fault struck in a direction, by cause; it goes on counting."""
