@@ -57,6 +57,8 @@ class Way:
         self.active: list[_Active] = []
         self.rate: Rate | None = None
         self.end: End | None = None
+        self.begun = 0
+        """Frames that were counted in this direction before a port of it was replaced by another of its name."""
         self.last = 0
         """Number of the last frame that was seen here."""
         self.copies: dict[int, int] = {}
@@ -74,8 +76,13 @@ class Way:
     def plugged(self, end: End) -> None:
         """The sender has (or has again) this end of the wire."""
         if end is not self.end:
-            self._before = self.sent()
+            self._before = max(self.sent(), self.begun - end.flow.sent) if self.end is None else self.sent()
             self.end = end
+
+    def pulled(self, port: Port) -> None:
+        """A port is gone for good: if it was the sender, count on when another of its name comes."""
+        if self.end is not None and self.end.port is port:
+            self._before, self.begun, self.end = self.sent(), 0, None
 
     def next_copy(self, number: int) -> int:
         """The number of the next copy of frame ``number``."""
@@ -192,6 +199,12 @@ class Channel:
             self._by_end = {e: w for e, w in self._by_end.items() if e in self.wire.ends.values()}
             self._by_end[end] = way
         return way
+
+    def forget(self, port: Port) -> None:
+        """A sender is gone for good."""
+        self._by_end = {end: way for end, way in self._by_end.items() if end.port is not port}
+        for way in self.ways.values():
+            way.pulled(port)
 
     def is_idle(self) -> bool:
         """True when it does nothing to any frame and holds none."""

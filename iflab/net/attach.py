@@ -240,7 +240,7 @@ def if_vmove(ifp: Ifnet, new_vnet: Vnet) -> None:
             old_vnet.ifindex_free(ifp.if_index)
             try:
                 if_reassign(ifp, new_vnet)
-            except OSError:
+            except BaseException:  # whatever a driver raises, the interface is somewhere
                 _arrive(ifp, old_vnet)
                 raise
         _arrive(ifp, new_vnet)

@@ -112,7 +112,7 @@ def test_a_watchdog_stops_at_once_also_while_it_waits(engine):
 
 def test_a_hook_of_a_real_cable_that_blocks_is_named(lab, caplog):
     lab.engine.watchdog.patience = 0.1
-    alice, bob, cable = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    alice, _, cable = lab.pair("192.0.2.1/24", "192.0.2.2/24")
     alice.ping("192.0.2.2")
 
     def dreamer(frame):
@@ -211,7 +211,7 @@ def test_taps_receivers_and_hooks_that_raise_leave_the_account_in_order(kind, ca
 
 @pytest.mark.parametrize("kind", [ValueError, SystemExit, Ended])
 def test_listeners_of_events_messages_and_interfaces_that_raise_are_passed_over(kind, caplog):
-    vnet, ifp, driver = ethernet()
+    vnet, ifp, _ = ethernet()
     kernel, heard = vnet.kernel, []
 
     def fails(*args):
@@ -250,7 +250,7 @@ class Silly(RecordingDriver):
 
 @pytest.mark.parametrize("answer", [None, "no", ValueError("burnt"), Ended("burnt")])
 def test_a_driver_that_answers_nonsense_or_raises_loses_its_frame_and_counts_it(answer, caplog):
-    vnet, ifp, _ = ethernet()
+    _, ifp, _ = ethernet()
     driver = ifp.if_driver = Silly()
     ifp.bind_driver()
     driver.answer = answer
@@ -321,7 +321,7 @@ def test_a_train_tap_and_a_log_that_raise_stop_no_frames(caplog):
     except Missing as error:
         pytest.skip(str(error))
     with lab:
-        alice, bob, cable = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+        alice, _, cable = lab.pair("192.0.2.1/24", "192.0.2.2/24")
         cable.add_tap(fails, train=fails)
         assert alice.ping("192.0.2.2", 3, interval=0.01).received == 3
         assert cable.account().balances()
