@@ -388,9 +388,14 @@ class TapNic(Driver):
         if way is not None:
             self._straight_to(way, frames, pair, octets)
         else:
-            send = end.send
             for m in frames:
-                send(m)
+                if end.accepts == accepts or not is_unfinished(m):
+                    end.send(
+                        m
+                    )  # looked up each time: what a frame brings about may change the wire for the next
+                else:
+                    ifp.if_opackets -= 1
+                    self.send(m)
 
     @staticmethod
     def _way(end: End, head: bytes, frames: list[Mbuf]) -> _Way | None:

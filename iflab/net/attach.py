@@ -136,8 +136,11 @@ def if_purgeaddrs(ifp: Ifnet) -> None:
                 except OSError:
                     pass
             if family is AddressFamily.INET6:
-                ifp.stack.in6_purgeaddr(ifa)
-                continue
+                try:
+                    ifp.stack.in6_purgeaddr(ifa)
+                    continue
+                except OSError:  # cannot happen in the original; a detach must come to its end
+                    pass
             ifp.if_addrhead.remove(ifa)
             ifa.ifa_free()
 

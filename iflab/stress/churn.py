@@ -63,9 +63,9 @@ MOST = 24
 class Churn:
     """One thread. ``seed`` decides what it does."""
 
-    def __init__(self, bed: Bed, number: int, seed: int, pause: float = 0.004) -> None:
+    def __init__(self, bed: Bed, number: int, seed: int, rest: float) -> None:
         self.bed = bed
-        self.pause = pause
+        self.rest = rest
         self.random = Random(f"{seed} churn {number}")
         self.thread = threading.Thread(target=self._run, name=f"stress-{number}", daemon=True)
         self.actions: list[tuple[str, Callable[[], None], int]] = [
@@ -115,7 +115,7 @@ class Churn:
                         errno.errorcode.get(error.errno or 0, "?") if isinstance(error, OSError) else "taken"
                     )
                     bed.refused[f"{what}: {word}"] += 1
-            time.sleep(self.random.uniform(0, 2 * self.pause))
+            time.sleep(self.random.uniform(0, 2 * self.rest))
 
     # choosing
 

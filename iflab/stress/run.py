@@ -128,13 +128,14 @@ def stress(
     seed: int = 1,
     *,
     threads: int = THREADS,
+    rest: float = 0.005,
     pause: float = 0.002,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Result:
     """Stress a lab of its own for ``duration`` seconds, and return the account.
 
-    ``threads`` change the lab, four more send; ``pause`` (seconds) is how long a sender
-    rests between two bursts. ``tell`` hears a line now and then. Raises ``Missing``.
+    ``threads`` change the lab, each about every ``rest`` seconds; four more send, with
+    ``pause`` seconds between two bursts. ``tell`` hears a line now and then. Raises ``Missing``.
     """
     result = Result(seed, duration, threads)
     complaints = _Complaints()
@@ -144,7 +145,7 @@ def stress(
     logger.addHandler(complaints)
     try:
         with Lab(seed=seed, control=False) as lab:
-            _in_lab(lab, result, pause, tell)
+            _in_lab(lab, result, rest, pause, tell)
     except Missing:
         raise
     except Exception as error:
@@ -160,20 +161,20 @@ def stress(
     return result
 
 
-def _in_lab(lab: Lab, result: Result, pause: float, tell: Callable[[str], None]) -> None:
+def _in_lab(lab: Lab, result: Result, rest: float, pause: float, tell: Callable[[str], None]) -> None:
     bed = Bed(lab, result.seed)
     try:
-        _run(lab, bed, result, pause, tell)
+        _run(lab, bed, result, rest, pause, tell)
     finally:
         result.errors += bed.ledger.errors + bed.unexpected
 
 
-def _run(lab: Lab, bed: Bed, result: Result, pause: float, tell: Callable[[str], None]) -> None:
+def _run(lab: Lab, bed: Bed, result: Result, rest: float, pause: float, tell: Callable[[str], None]) -> None:
     idle = (_counts(), lab.kernel.live()["ifnet"])
     for number in range(8):
         ifp = bed.attach(bed.hosts[number % len(HOSTS)], NAMES[number // len(HOSTS)])
         bed.ledger.plug(bed.wires[number], ifp.if_softc)
-    workers = [Churn(bed, number, result.seed) for number in range(result.threads)]
+    workers = [Churn(bed, number, result.seed, rest) for number in range(result.threads)]
     traffic = Traffic(bed, result.seed, pause)
     traffic.start()
     for worker in workers:

@@ -87,7 +87,7 @@ class Traffic:
                     name, dst = rng.choice(names), self._macs(rng)
                     super_frame = rng.random() < 0.1
                     data = _super_frame(rng, dst) if super_frame else bytes(10) + _frame(rng, dst)
-                    for _ in range(rng.randrange(1, 5) if super_frame else rng.randrange(1, 40)):
+                    for _ in range(rng.randrange(1, 5) if super_frame else rng.randrange(1, 100)):
                         try:
                             sock.sendto(data, (name, 0))
                             self.frames += 1
