@@ -49,6 +49,7 @@ from iflab.net import (
     ACCEPTS_ALL,
     ACCEPTS_CSUM,
     ACCEPTS_GSO,
+    FRAME_MIN,
     IFCAP,
     IFF,
     IFT,
@@ -169,7 +170,7 @@ class TapNic(Driver):
     what the host sent, ``pieces`` what became more by cutting, ``refused`` what the
     kernel did not take after all, which is an input error or queue drop, too. With
     these every frame is accounted for: off the wire came ``if_ipackets + if_iqdrops +
-    if_ierrors + filtered - refused``.
+    if_ierrors + filtered - refused``, unless a device on top counts an error of its own.
     """
 
     iftype: IFT = IFT.ETHER
@@ -364,6 +365,9 @@ class TapNic(Driver):
             if ifp.if_claims:
                 transmit = functools.partial(ether_output, ifp)
             for m in frames:
+                if len(m) < PKTHDR + FRAME_MIN:  # no kernel sends such
+                    ifp.if_oerrors += 1
+                    continue
                 count(m)
                 transmit(m)
             return

@@ -570,15 +570,15 @@ class Wire:
     def _send(self, end: End, m: Mbuf) -> None:
         flow = end.flow
         flow.sent += 1
-        flow.octets += len(m) - PKTHDR
+        flow.octets += max(0, len(m) - PKTHDR)
         flow.in_flight += 1
         if self.taps:
             self._heard(end, m)
-        if not end.accepts and is_unfinished(m):  # the port should have done it
-            self.lose(end, None, m, "unfinished")
-            return
         if not _MBUF_MIN <= len(m) <= _MBUF_MAX:
             self.lose(end, None, m, "too short" if len(m) < _MBUF_MIN else "too long")
+            return
+        if not end.accepts and is_unfinished(m):  # the port should have done it
+            self.lose(end, None, m, "unfinished")
             return
         others = [other for other in self.ends.values() if other is not end]
         if not others:
