@@ -7,7 +7,8 @@ and lets go of it while it waits::
     wait -> lock -> readers, timers, calls, task queue -> unlock -> wait
 
 Other threads call into the lab under the same lock. Whatever a callback raises
-is reported with its traceback and harms nothing else.
+is reported with its traceback and harms nothing else. Whoever keeps the lock for
+seconds is named (``watchdog.py``).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from collections.abc import Callable
 
 from iflab.linux.timerfd import TimerFd
 from iflab.net.taskqueue import TaskQueue
+from iflab.watchdog import Watchdog
 
 __all__ = ["Engine"]
 
@@ -102,17 +104,20 @@ class Engine:
         self._epoll.register(self._timer.fileno(), select.EPOLLIN)
         tasks.on_work = self.wake
         self._thread = threading.Thread(target=self._run, name=f"{name}-engine", daemon=True)
+        self.watchdog = Watchdog(self, Engine._run.__code__, name)
 
     def start(self) -> None:
         """Begin."""
         _SwitchInterval.acquire()
         self._thread.start()
+        self.watchdog.start()
 
     def stop(self) -> None:
         """End the loop and wait for it; what is still due never happens. Not from the engine's own thread."""
         if self._stopping:
             return
         self._stopping = True
+        self.watchdog.stop()
         self.wake()
         if self._thread.is_alive():
             self._thread.join()
@@ -210,7 +215,7 @@ class Engine:
             self._arm()
         for _ in range(len(self._calls)):
             self._guard(self._calls.popleft())
-        if len(self.tasks):
+        while len(self.tasks):  # one that fails leaves those behind it
             self._guard(self._run_tasks)
 
     def _run_tasks(self) -> None:
@@ -220,5 +225,5 @@ class Engine:
     def _guard(fn: Callable[[], None]) -> None:
         try:
             fn()
-        except Exception:
+        except BaseException:  # SystemExit too: no callback may end the engine
             _log.exception("%r failed on the engine's thread", fn)

@@ -46,7 +46,9 @@ from iflab.net import (
     Vnet,
     arpcom_alloc,
     arpcom_free,
+    report,
 )
+from iflab.net.driver import DeadDriver
 from iflab.stack import LinuxStack, Listener
 from iflab.switch import Switch
 from iflab.wire import Cable, Port, Segment, Wire
@@ -210,7 +212,15 @@ class Lab:
             recorder.note(text, about)
         self.faults.note(text)
         if self.on_log is not None:
-            self.on_log(self.elapsed(), text)
+            try:
+                self.on_log(self.elapsed(), text)
+            except BaseException as error:
+                report(_log, error, "%s: on_log failed: %r", self.name, self.on_log)
+
+    @property
+    def overflows(self) -> int:
+        """How often the kernel told more than could be heard; everything was read afresh then."""
+        return self._listener.overflows
 
     def elapsed(self) -> float:
         """Seconds since the lab began."""
@@ -738,6 +748,8 @@ class Lab:
             stack.attached(ifp)
 
     def _departed(self, ifp: Ifnet) -> None:
+        if isinstance(ifp.if_driver, DeadDriver) and isinstance(ifp.if_softc, TapNic):
+            self.faults.forget(ifp.if_softc)  # gone for good, not moved or renamed
         stack = self._stack_of(ifp)
         if stack is not None and not ifp.if_flags & IFF.RENAMING:
             stack.detached(ifp)
@@ -789,41 +801,43 @@ class Lab:
         if self._closed:
             return
         self._closed = True
-        if self._control is not None:
-            self._control.close()
-        self._schedule.cancel()
-        for host in self.hosts.values():
-            for server in host.servers:
-                server.close()
-        self.keeper.close()
-        for recorder in self._reports:
-            recorder.stop()
-        with self.lock:
-            for sniffer in self._sniffers:
-                sniffer.close()
-            for station in self._stations:
-                station.close()
-            for wire in self.wires.values():
-                wire.close()
-            fds = self._detach_all()
-        with ThreadPoolExecutor(min(CLOSERS, len(fds)) or 1, f"{self.name}-closer") as pool:
-            list(pool.map(os.close, fds))
-        self.wait_for_closers()
-        self.engine.stop()
-        for capture in self._captures:
-            capture.close()
-        self.faults.close()
-        self._listener.close()
-        for host in self.hosts.values():
-            host.netns.close()
-        self._home.close()
+        with contextlib.ExitStack() as rest:  # whatever fails, the rest is taken down too, last line first
+            rest.callback(self._home.close)
+            for host in self.hosts.values():
+                rest.callback(host.netns.close)
+            rest.callback(self._listener.close)
+            rest.callback(self.faults.close)
+            for capture in self._captures:
+                rest.callback(capture.close)
+            rest.callback(self.engine.stop)
+            rest.callback(self.wait_for_closers)
+            rest.callback(self._take_down)
+            for recorder in self._reports:
+                rest.callback(recorder.stop)
+            rest.callback(self.keeper.close)
+            for host in self.hosts.values():
+                for server in host.servers:
+                    rest.callback(server.close)
+            rest.callback(self._schedule.cancel)
+            if self._control is not None:
+                rest.callback(self._control.close)
 
-    def _detach_all(self) -> list[int]:
-        """Detach and free every interface, and return the file descriptors that are left to close.
+    def _take_down(self) -> None:
+        """Detach and close all that has a device."""
+        fds: list[int] = []
+        try:
+            with self.lock, contextlib.ExitStack() as rest:
+                rest.callback(self._detach_all)
+                rest.callback(lambda: fds.extend(self._take_fds()))
+                closing: list[Any] = [*self.wires.values(), *self._stations, *self._sniffers]
+                for each in closing:
+                    rest.callback(each.close)
+        finally:
+            with ThreadPoolExecutor(min(CLOSERS, len(fds)) or 1, f"{self.name}-closer") as pool:
+                list(pool.map(os.close, fds))
 
-        The devices go with them, so the kernel need not be asked to take off
-        addresses one by one.
-        """
+    def _take_fds(self) -> list[int]:
+        """The file descriptors of all devices, which are not the NICs' any more."""
         fds = []
         for vnet in list(self.kernel.vnets):
             if isinstance(vnet.stack, LinuxStack):
@@ -834,13 +848,20 @@ class Lab:
                     self.engine.remove_reader(nic.tap.fd)
                     fds.append(nic.tap.fd)
                     nic.tap.fd = -1
+        return fds
+
+    def _detach_all(self) -> None:
+        """Detach and free every interface.
+
+        The devices go with them, so the kernel need not be asked to take off
+        addresses one by one.
+        """
         for vnet in list(self.kernel.vnets):
             for ifp in vnet.ifnets():
                 ifp.if_detach()
                 ifp.if_free()
         for vnet in list(self.kernel.vnets):
             self.kernel.vnet_destroy(vnet)
-        return fds
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

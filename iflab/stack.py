@@ -318,7 +318,8 @@ class LinuxStack(Stack):
                 with Netlink(nic.netns) as netlink:
                     netlink.addr_del(nic.tap.ifindex, text)
             except OSError as error:
-                if error.errno not in (errno.EADDRNOTAVAIL, errno.ENODEV):
+                # ENXIO: an MTU below 1280 has taken IPv6 off the device, and the address with it.
+                if error.errno not in (errno.EADDRNOTAVAIL, errno.ENODEV, errno.ENXIO):
                     raise
         self._forget_address(ifp, ifa)
 

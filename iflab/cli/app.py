@@ -24,6 +24,7 @@ A network lab in Python: FreeBSD's interface layer over real Linux TAP devices.
   iflab replay flap.pcap.record          the same faults once more, frame for frame
   iflab shell                            a Python prompt with a lab
   iflab bench --quick                    how fast it is here, against references
+  iflab stress --duration 60             how much it stands, with the account of every frame
 
 [bold]From another terminal, while a lab runs[/bold]
 
@@ -206,6 +207,26 @@ def bench(
     from .bench import bench_command
 
     raise typer.Exit(bench_command(only or [], quick, json_, check, plot, runs))
+
+
+@app.command()
+def stress(
+    duration: Annotated[float, typer.Option(min=1, help="Seconds.")] = 60.0,
+    seed: Annotated[int | None, typer.Option(help="Decides every random choice of every thread.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="How many change the lab at once.")] = 8,
+    rest: Annotated[float, typer.Option(min=0, help="Seconds between two changes of a thread.")] = 0.005,
+    pause: Annotated[float, typer.Option(min=0, help="Seconds between two bursts of a sender.")] = 0.002,
+    json_: JsonOption = False,
+) -> None:
+    """Change a lab by many threads while traffic and faults run, and account for every frame.
+
+    Exit status 1 when an account does not hold, something failed, or something is left.
+
+    Example: iflab stress --duration 60 --seed 7
+    """
+    from .stress import stress_command
+
+    raise typer.Exit(stress_command(duration, seed, threads, rest, pause, json_))
 
 
 @app.command()

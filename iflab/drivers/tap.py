@@ -49,6 +49,7 @@ from iflab.net import (
     ACCEPTS_ALL,
     ACCEPTS_CSUM,
     ACCEPTS_GSO,
+    FRAME_MIN,
     IFCAP,
     IFF,
     IFT,
@@ -71,6 +72,7 @@ from iflab.net import (
     finish,
     is_multicast,
     is_unfinished,
+    report,
 )
 from iflab.wire import End, Port
 
@@ -164,7 +166,11 @@ class TapNic(Driver):
     It is its wire's ``Port``: ``send`` puts a frame on the wire, ``receive`` takes
     one off it. All functions run with the lab's lock held.
 
-    ``filtered`` counts frames that the hardware filter kept from the host.
+    ``filtered`` counts frames that the hardware filter kept from the host, ``taken``
+    what the host sent, ``pieces`` what became more by cutting, ``refused`` what the
+    kernel did not take after all, which is an input error or queue drop, too. With
+    these every frame is accounted for: off the wire came ``if_ipackets + if_iqdrops +
+    if_ierrors + filtered - refused``, unless a device on top counts an error of its own.
     """
 
     iftype: IFT = IFT.ETHER
@@ -188,6 +194,9 @@ class TapNic(Driver):
         self.name = "unattached NIC"
         self.end: End | None = None
         self.filtered = 0
+        self.taken = 0
+        self.pieces = 0
+        self.refused = 0
         self.closer: Callable[[Tap], None] = Tap.close
         """How the device is closed; a lab closes many at once, because each takes 20 ms."""
         self.on_group_miss: Callable[[Ifnet], bool] | None = None
@@ -312,8 +321,8 @@ class TapNic(Driver):
     def arrived(self, netns: Netns, vnet: Vnet) -> None:
         """The device is in ``netns`` now, down."""
         self.netns = netns
-        with netns.entered():
-            self.tap.ifindex = socket.if_nametoindex(self.ifp.if_xname)
+        self._pushed = set()  # a netdev that moves leaves its multicast list behind
+        self.tap.look_up(netns)
         self.name = f"{vnet.name}:{self.ifp.if_xname}"
         self.netdev_flags &= ~_LINUX_UP
 
@@ -334,9 +343,10 @@ class TapNic(Driver):
             settled = bool(self._stale_until) and time.monotonic() > self._stale_until
         except OSError as error:
             if error.errno not in (errno.EBADFD, errno.EIO):
-                raise
+                _log.error("%s: the kernel gives no frame: %s", self.name, error)
             self._loop.remove_reader(fd)  # the device was deleted under us
         if frames:
+            self.taken += len(frames)
             self._express(frames)
         if settled:  # all that was queued before is through
             self._stale_until = 0.0
@@ -355,6 +365,9 @@ class TapNic(Driver):
             if ifp.if_claims:
                 transmit = functools.partial(ether_output, ifp)
             for m in frames:
+                if len(m) < PKTHDR + FRAME_MIN:  # no kernel sends such
+                    ifp.if_oerrors += 1
+                    continue
                 count(m)
                 transmit(m)
             return
@@ -379,9 +392,14 @@ class TapNic(Driver):
         if way is not None:
             self._straight_to(way, frames, pair, octets)
         else:
-            send = end.send
             for m in frames:
-                send(m)
+                if end.accepts == accepts or not is_unfinished(m):
+                    end.send(
+                        m
+                    )  # looked up each time: what a frame brings about may change the wire for the next
+                else:
+                    ifp.if_opackets -= 1
+                    self.send(m)
 
     @staticmethod
     def _way(end: End, head: bytes, frames: list[Mbuf]) -> _Way | None:
@@ -432,7 +450,10 @@ class TapNic(Driver):
         if gate is None:
             for end in ends:
                 for heard in end.listeners:
-                    heard(end, frames)
+                    try:
+                        heard(end, frames)
+                    except BaseException as error:
+                        report(_log, error, "a tap on %s failed: %r", end.wire.name, heard)
                 flow = end.flow
                 flow.sent += len(frames)
                 flow.octets += octets
@@ -502,6 +523,7 @@ class TapNic(Driver):
                 self.ifp.if_oerrors += 1
                 return
             self.ifp.if_opackets += len(pieces)
+            self.pieces += len(pieces) - 1
             for piece in pieces:
                 if self.ifp.if_bpf:
                     bpf_mtap(self.ifp, piece, BpfSide.OUT)
@@ -588,12 +610,14 @@ class TapNic(Driver):
 
     def _write_failed(self, error: OSError) -> None:
         # EIO: the netdev is down. EINVAL: no kernel takes such a frame.
+        self.refused += 1
         if isinstance(error, BlockingIOError):
             self.ifp.if_iqdrops += 1
         elif error.errno in (errno.EIO, errno.EINVAL, errno.EBADF, errno.EBADFD, errno.ENOBUFS):
             self.ifp.if_ierrors += 1
         else:
-            raise error
+            self.ifp.if_ierrors += 1
+            _log.error("%s: the kernel takes no frame: %s", self.name, error)
 
     # the link
 
@@ -750,16 +774,26 @@ class TapNic(Driver):
         """Put these MACs, and no others of ours, on the netdev's multicast list (``ip maddress`` shows them)."""
         if groups == self._pushed or self.tap.fd < 0:
             return
-        with self.netns.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            for request, macs in (
-                (_SIOCADDMULTI, groups - self._pushed),
-                (_SIOCDELMULTI, self._pushed - groups),
-            ):
-                for mac in macs:
-                    name = os.fsencode(self.ifp.if_xname)
-                    with contextlib.suppress(OSError):
-                        fcntl.ioctl(sock, request, struct.pack("16sH14s8x", name, AddressFamily.UNSPEC, mac))
-        self._pushed = set(groups)
+        with self.netns.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            for mac in groups - self._pushed:
+                if self._netdev_group(sock, _SIOCADDMULTI, mac):
+                    self._pushed.add(mac)
+            for mac in self._pushed - groups:
+                self._netdev_group(sock, _SIOCDELMULTI, mac)
+                self._pushed.discard(mac)
+
+    def _netdev_group(self, sock: socket.socket, request: int, mac: bytes) -> bool:
+        """Ask the kernel, inside the namespace; True when it obeyed."""
+        for _ in range(3):  # it goes by name, and the host may give the netdev another one just now
+            try:
+                name = os.fsencode(socket.if_indextoname(self.tap.ifindex))
+                fcntl.ioctl(sock, request, struct.pack("16sH14s8x", name, AddressFamily.UNSPEC, mac))
+            except OSError as error:
+                if error.errno not in (errno.ENODEV, errno.ENXIO):
+                    break
+            else:
+                return True
+        return False
 
     @property
     def pushed_groups(self) -> set[bytes]:

@@ -83,11 +83,15 @@ class Vlanreq:
 
 
 def _moved(m: Mbuf, octets: int) -> bytes:
-    """The packet header of ``m`` when its network header moves by so many octets."""
+    """The packet header of ``m`` when its network header moves by so many octets; nonsense stays nonsense.
+
+    A ``hdr_len`` of 0 is what Linux writes where nothing is to be cut.
+    """
     if not m[0] & 1 and not m[1]:
         return m[:PKTHDR]
     hdr_len, start = _U16.unpack_from(m, 2)[0], _U16.unpack_from(m, 6)[0]
-    return m[:2] + _U16.pack(hdr_len + octets) + m[4:6] + _U16.pack(start + octets) + m[8:PKTHDR]
+    hdr_len = min(0xFFFF, max(0, hdr_len + octets)) if hdr_len else 0
+    return m[:2] + _U16.pack(hdr_len) + m[4:6] + _U16.pack(start + octets & 0xFFFF) + m[8:PKTHDR]
 
 
 def tagged(m: Mbuf, tag: bytes) -> Mbuf:

@@ -11,8 +11,10 @@ are those of the receiver's lead.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
+from iflab.net.errors import report
 from iflab.net.mbuf import PKTHDR, Mbuf
 from iflab.wire import End, Port, Wire
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from .faults import Faults
 
 __all__ = ["Channel", "Way"]
+
+_log = logging.getLogger("iflab.faults")
 
 
 class _Active:
@@ -53,6 +57,8 @@ class Way:
         self.active: list[_Active] = []
         self.rate: Rate | None = None
         self.end: End | None = None
+        self.begun = 0
+        """Frames that were counted in this direction before a port of it was replaced by another of its name."""
         self.last = 0
         """Number of the last frame that was seen here."""
         self.copies: dict[int, int] = {}
@@ -74,8 +80,13 @@ class Way:
     def plugged(self, end: End) -> None:
         """The sender has (or has again) this end of the wire."""
         if end is not self.end:
-            self._before = self.sent()
+            self._before = max(self.sent(), self.begun - end.flow.sent) if self.end is None else self.sent()
             self.end = end
+
+    def pulled(self, port: Port) -> None:
+        """A port is gone for good: if it was the sender, count on when another of its name comes."""
+        if self.end is not None and self.end.port is port:
+            self._before, self.begun, self.end = self.sent(), 0, None
 
     def next_copy(self, number: int) -> int:
         """The number of the next copy of frame ``number``."""
@@ -193,6 +204,12 @@ class Channel:
             self._by_end[end] = way
         return way
 
+    def forget(self, port: Port) -> None:
+        """A sender is gone for good."""
+        self._by_end = {end: way for end, way in self._by_end.items() if end.port is not port}
+        for way in self.ways.values():
+            way.pulled(port)
+
     def is_idle(self) -> bool:
         """True when it does nothing to any frame and holds none."""
         return (
@@ -240,12 +257,17 @@ class Channel:
                 held = True
             if does is Does.DELAY and hastened:
                 continue
-            decision = self._decide(way, one, number, index, m)
-            if decision is None:
-                continue
             before = m
-            if does is Does.CHANGE:
-                m = fault.change(decision, m)
+            try:
+                decision = self._decide(way, one, number, index, m)
+                if decision is None:
+                    continue
+                if does is Does.CHANGE:
+                    m = fault.change(decision, m)
+            except BaseException as error:
+                self.wire.lose(end, self.port, m, "fault error")
+                report(_log, error, "%s: a fault failed and lost its frame: %r", self.wire.name, fault)
+                return
             if fault.is_recorded:
                 self.book.struck(way, fault, number, index, one.key, decision, before, m)
             if does is Does.LOSE:

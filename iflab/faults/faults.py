@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from iflab.net.clock import Clock
+from iflab.net.errors import report
 from iflab.net.mbuf import Mbuf
 from iflab.wire import Port, Wire
 
@@ -83,6 +84,8 @@ class Faults:
         self._counts: dict[Direction, Counter[str]] = {}
         self._numbers: dict[Direction, int] = {}
         self._in_record: dict[Direction, Way] = {}
+        self._ended: dict[Direction, int] = {}
+        """Frames in directions whose receiver is gone."""
 
     # wires
 
@@ -108,6 +111,19 @@ class Faults:
             wire.set_impairment(port, channel)
             if faults and channel.faults != faults:
                 channel.set(faults)
+
+    def forget(self, port: Port) -> None:
+        """A port is gone for good: keep nothing of it but counts by name."""
+        with self.clock.lock:
+            for key in [key for key in self._channels if key[1] is port]:
+                for way in self._channels.pop(key).ways.values():
+                    self._ended[way.direction] = way.sent()
+                    if self._in_record.get(way.direction) is way:
+                        del self._in_record[way.direction]
+            for key in [key for key in self._chosen if key[1] is port]:
+                del self._chosen[key]
+            for channel in self._channels.values():
+                channel.forget(port)
 
     def impair(self, wire: Wire, faults: Iterable[Fault], towards: Port | None = None) -> None:
         """Set the faults of a wire, in the place of those before: towards one port, or every way.
@@ -158,6 +174,8 @@ class Faults:
         way = Way(channel, sender, replayed)
         if direction in self._in_record:
             way.follow(self._in_record[direction])
+        else:
+            way.begun = self._ended.pop(direction, 0)
         self._in_record[direction] = way
         self._describe(way)
         return way
@@ -197,8 +215,8 @@ class Faults:
             for listener in tuple(self.listeners):
                 try:
                     listener(event)
-                except Exception:
-                    _log.exception("a listener to faults failed: %r", listener)
+                except BaseException as error:
+                    report(_log, error, "a listener to faults failed: %r", listener)
 
     def counts_of(self, direction: Direction) -> Counter[str]:
         """How often which fault struck in a direction, by cause; it goes on counting."""
@@ -253,7 +271,9 @@ class Faults:
         if self.recorder is not None:
             with self.clock.lock:
                 frames = {
-                    str(number): self._in_record[direction].sent()
+                    str(number): way.sent()
+                    if (way := self._in_record.get(direction)) is not None
+                    else self._ended.get(direction, 0)
                     for direction, number in self._numbers.items()
                 }
                 self.recorder.add({"end": round(self.elapsed(), 6), "frames": frames})

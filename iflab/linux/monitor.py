@@ -64,6 +64,22 @@ class Change:
     record: Link | Addr | Route | Maddr | None
 
 
+def _read(
+    known: tuple[str, Callable[[bytes, int, int], Link | Addr | Route | Maddr]] | None,
+    nsid: int,
+    data: bytes,
+    offset: int,
+    length: int,
+) -> Change:
+    """What a message says; what cannot be read is as good as lost, and everything must be looked at afresh."""
+    if known is None or not 16 <= length <= len(data) - offset:
+        return Change("overflow", -1, None)
+    try:
+        return Change(known[0], nsid, known[1](data, offset + 16, offset + length))
+    except (ValueError, IndexError, struct.error):
+        return Change("overflow", -1, None)
+
+
 class Monitor:
     """One socket that hears every watched namespace. ``has_mcaddr``: the kernel tells of joined groups."""
 
@@ -153,8 +169,11 @@ class Monitor:
             while offset + 16 <= len(data):
                 length, kind = struct.unpack_from("IH", data, offset)
                 known = _KINDS.get(kind)
-                if known is not None:
-                    changes.append(Change(known[0], nsid, known[1](data, offset + 16, offset + length)))
+                if known is not None or length < 16:
+                    change = _read(known, nsid, data, offset, length)
+                    changes.append(change)
+                    if change.record is None:
+                        break
                 offset += (length + 3) & ~3
         return changes
 

@@ -219,7 +219,7 @@ def _attributes(data: bytes, offset: int, end: int) -> dict[int, bytes]:
     found: dict[int, bytes] = {}
     while offset + 4 <= end:
         length, kind = struct.unpack_from("HH", data, offset)
-        if length < 4:
+        if not 4 <= length <= end - offset:
             break
         found[kind & 0x3FFF] = data[offset + 4 : offset + length]
         offset += (length + 3) & ~3
@@ -249,7 +249,7 @@ def _u32(raw: bytes | None, default: int = 0) -> int:
 
 
 def _ip(raw: bytes | None) -> str | None:
-    if raw is None:
+    if raw is None or len(raw) not in (4, 16):
         return None
     return socket.inet_ntop(socket.AF_INET if len(raw) == 4 else socket.AF_INET6, raw)
 
@@ -444,6 +444,8 @@ class Netlink:
         offset = 0
         while offset + 16 <= len(data):
             length, kind, flags, sequence, _ = struct.unpack_from("IHHII", data, offset)
+            if not 16 <= length <= len(data) - offset:
+                raise KernelRefused(errno.EBADMSG, f"an answer with a message of {length} octets")
             yield kind, flags, sequence, data, offset + 16, offset + length
             offset += (length + 3) & ~3
 

@@ -8,6 +8,7 @@ fd. See Documentation/networking/tuntap.rst of the kernel.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -48,6 +49,7 @@ _TUNGETFEATURES = 0x800454CF
 _TUNSETOFFLOAD = 0x400454D0
 _TUNSETSNDBUF = 0x400454D4
 _TUNSETCARRIER = 0x400454E2
+_TUNGETIFF = 0x800454D2
 _TUNGETDEVNETNS = 0x54E3
 _SIOCSIFHWADDR = 0x8924
 _ARPHRD_ETHER = 1
@@ -162,6 +164,21 @@ class Tap:
             return os.fstat(fd).st_ino
         finally:
             os.close(fd)
+
+    def look_up(self, netns: Netns) -> None:
+        """Find name and index anew, after a move to ``netns``: somebody may have given it another name meanwhile.
+
+        Raises ``KernelRefused`` (ENODEV) when it is not there.
+        """
+        with netns.entered():
+            for _ in range(10):
+                found = bytearray(40)
+                self._ioctl(_TUNGETIFF, found, "name")
+                name = os.fsdecode(bytes(found[:16]).split(b"\0", 1)[0])
+                with contextlib.suppress(OSError):
+                    self.ifindex = socket.if_nametoindex(name)
+                    return
+        raise KernelRefused(errno.ENODEV, f"{self.name} in {netns.name or 'this namespace'}")
 
     def set_sndbuf(self, octets: int) -> None:
         """Bound what writing to the fd may queue in the kernel."""

@@ -40,7 +40,7 @@ from .bpf import BpfSide, BpfTap, bpf_ifdetach, bpf_mtap, bpf_peers_present, bpf
 from .clock import Clock, ManualClock, Timer
 from .clone import Cloner
 from .driver import Driver
-from .errors import ENOIOCTL, KernelPanic, errno_name
+from .errors import ENOIOCTL, KernelPanic, errno_name, report
 from .ethernet import (
     Arpcom,
     arpcom_alloc,
@@ -200,5 +200,6 @@ __all__ = [
     "link_rtrequest",
     "lladdr",
     "mbuf",
+    "report",
     "wire_frames",
 ]

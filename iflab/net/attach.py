@@ -136,8 +136,11 @@ def if_purgeaddrs(ifp: Ifnet) -> None:
                 except OSError:
                     pass
             if family is AddressFamily.INET6:
-                ifp.stack.in6_purgeaddr(ifa)
-                continue
+                try:
+                    ifp.stack.in6_purgeaddr(ifa)
+                    continue
+                except OSError:  # cannot happen in the original; a detach must come to its end
+                    pass
             ifp.if_addrhead.remove(ifa)
             ifa.ifa_free()
 
@@ -240,7 +243,7 @@ def if_vmove(ifp: Ifnet, new_vnet: Vnet) -> None:
             old_vnet.ifindex_free(ifp.if_index)
             try:
                 if_reassign(ifp, new_vnet)
-            except OSError:
+            except BaseException:  # whatever a driver raises, the interface is somewhere
                 _arrive(ifp, old_vnet)
                 raise
         _arrive(ifp, new_vnet)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from enum import IntFlag
 from typing import TYPE_CHECKING
 
+from .errors import report
 from .mbuf import Mbuf
 from .offload import OffloadError, finish, is_unfinished
 
@@ -72,7 +73,10 @@ def bpf_ifdetach(ifp: Ifnet) -> None:
     with ifp.kernel.giant:
         taps, ifp.if_bpf = ifp.if_bpf, ()
         for tap in taps:
-            tap.gone(ifp)
+            try:
+                tap.gone(ifp)
+            except BaseException as error:
+                report(_log, error, "%s: a listener failed at its end: %r", ifp.if_xname, tap.gone)
 
 
 def bpf_peers_present(ifp: Ifnet) -> bool:
@@ -98,5 +102,5 @@ def bpf_mtap(ifp: Ifnet, m: Mbuf, side: BpfSide) -> None:
         for piece in pieces:
             try:
                 tap.fn(ifp, piece, side)
-            except Exception:
-                _log.exception("%s: a listener failed: %r", ifp.if_xname, tap.fn)
+            except BaseException as error:
+                report(_log, error, "%s: a listener failed: %r", ifp.if_xname, tap.fn)

@@ -9,8 +9,9 @@ machine.
 from __future__ import annotations
 
 import errno
+import logging
 
-__all__ = ["ENOIOCTL", "KernelPanic", "errno_name", "refuse"]
+__all__ = ["ENOIOCTL", "KernelPanic", "errno_name", "refuse", "report"]
 
 ENOIOCTL = -3
 """What an ioctl handler answers for a command that it does not know; never leaves the kernel (sys/errno.h)."""
@@ -42,6 +43,17 @@ class KernelPanic(Exception):
 def refuse(code: int, why: str) -> OSError:
     """Make the exception for an errno of the original; ``why`` names the thing and the reason."""
     return OSError(code, why)
+
+
+def report(log: logging.Logger, error: BaseException, text: str, *args: object) -> None:
+    """Log what code of a user's has raised, with its traceback, so that the caller can go on.
+
+    ``SystemExit`` and the like too: no callback may end a thread of the lab. Raises
+    ``KeyboardInterrupt`` again.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        raise error
+    log.error(text, *args, exc_info=error)
 
 
 def errno_name(code: int) -> str:

@@ -19,6 +19,8 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from .errors import report
+
 __all__ = ["EVENTS", "EventHandler", "EventHandlers"]
 
 EVENTS = (
@@ -74,5 +76,5 @@ class EventHandlers:
         for handler in tuple(self._lists[event]):
             try:
                 handler.fn(*args)
-            except Exception:
-                _log.exception("a listener of %s failed: %r", event, handler.fn)
+            except BaseException as error:
+                report(_log, error, "a listener of %s failed: %r", event, handler.fn)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, cast
 from . import attach, counted, group, lookup, multi, state
 from .bpf import BpfSide, BpfTap, bpf_mtap
 from .driver import Driver, NoDriver
-from .errors import KernelPanic, refuse
+from .errors import KernelPanic, refuse, report
 from .ethersubr import ether_input
 from .flags import IFF, IFNAMSIZ, AddressFamily, LinkState
 from .ifaddr import AddressList, Ifaddr, ifa_alloc
@@ -279,7 +279,7 @@ class Ifnet:
     def bind_driver(self) -> None:
         """Let frames take the way of the present ``if_driver`` (610-613)."""
         own = self.if_driver.if_transmit
-        self.transmit_mbuf = self._transmit_queued if own is None else functools.partial(own, self)
+        self.transmit_mbuf = self._transmit_queued if own is None else self._transmit_own
 
     def need_ioctl(self, cmd: str) -> None:
         """Raise EOPNOTSUPP when the driver has no ``if_ioctl`` at all."""
@@ -292,8 +292,8 @@ class Ifnet:
             self.if_driver.if_ioctl(self, cmd, data)
         except (OSError, KernelPanic):
             raise
-        except Exception as error:
-            _log.exception("%s: if_ioctl(%s) of %r failed", self.if_xname, cmd, self.if_driver)
+        except BaseException as error:
+            report(_log, error, "%s: if_ioctl(%s) of %r failed", self.if_xname, cmd, self.if_driver)
             raise refuse(errno.EIO, f"{self.if_xname}: the driver failed at {cmd}: {error!r}") from error
 
     def driver_ioctl_unheeded(self, cmd: str, data: Any) -> None:
@@ -311,9 +311,9 @@ class Ifnet:
             self.if_driver.if_start(self)
         except KernelPanic:
             raise
-        except Exception:
+        except BaseException as error:
             self.if_oerrors += 1
-            _log.exception("%s: if_start of %r failed", self.if_xname, self.if_driver)
+            report(_log, error, "%s: if_start of %r failed", self.if_xname, self.if_driver)
 
     def _transmit_queued(self, m: Mbuf) -> int:
         """Put ``m`` on the send queue and start the driver unless it is busy (3388-3398).
@@ -329,6 +329,22 @@ class Ifnet:
         if not self.if_drv_flags & _OACTIVE:
             self.if_start()
         return 0
+
+    def _transmit_own(self, m: Mbuf) -> int:
+        """Hand ``m`` to a driver with an ``if_transmit``. EIO, and an output error, when that raises or answers nonsense."""
+        driver = self.if_driver
+        try:
+            assert driver.if_transmit is not None
+            answer = driver.if_transmit(self, m)
+            if not isinstance(answer, int):
+                raise TypeError(f"if_transmit answers an errno, 0 for success, not {answer!r}")
+        except KernelPanic:
+            raise
+        except BaseException as error:
+            self.if_oerrors += 1
+            report(_log, error, "%s: if_transmit of %r failed", self.if_xname, driver)
+            return errno.EIO
+        return answer
 
     def if_transmit(self, frame: Any) -> None:
         """Send a frame (``bytes``, or a scapy packet with its Ethernet header) from this interface.

@@ -43,7 +43,8 @@ class Ifqueue:
     """A queue of frames with a length limit (``struct ifqueue``, ``struct ifaltq``).
 
     ``ifq_drops`` counts the frames turned away because it was full, or because
-    the discipline refused them.
+    the discipline refused them, ``ifq_flushed`` those that ``purge`` threw away
+    (the original counts none: an interface that goes down loses them silently).
     """
 
     __slots__ = (
@@ -54,6 +55,7 @@ class Ifqueue:
         "altq_ifp",
         "altq_tbr",
         "ifq_drops",
+        "ifq_flushed",
         "ifq_maxlen",
     )
 
@@ -61,6 +63,7 @@ class Ifqueue:
         self._frames: deque[Mbuf] = deque()
         self.ifq_maxlen = maxlen
         self.ifq_drops = 0
+        self.ifq_flushed = 0
         self.altq_ifp = ifp
         self.altq_disc: Discipline | None = None
         self.altq_tbr: Any = None
@@ -126,6 +129,7 @@ class Ifqueue:
         freed = self._discipline.purge() if self._discipline is not None else 0
         freed += len(self._frames)
         self._frames.clear()
+        self.ifq_flushed += freed
         return freed
 
     # ALTQ
@@ -148,7 +152,7 @@ class Ifqueue:
     def altq_disable(self) -> None:
         """Throw the discipline's frames away and go on without it."""
         if self._discipline is not None:
-            self._discipline.purge()
+            self.ifq_flushed += self._discipline.purge()
             self._discipline = None
             self._tell()
 

@@ -114,7 +114,7 @@ def _network(m: Mbuf) -> int:
 def _segments(m: Mbuf, kind: int, size: int, start: int) -> list[Mbuf]:
     ip, transport = _network(m), PKTHDR + start
     version = m[ip] >> 4 if ip < len(m) else 0
-    if size == 0 or version not in (4, 6) or not ip + 20 <= transport <= len(m) - 8:
+    if size == 0 or version not in (4, 6) or not ip + (20 if version == 4 else 40) <= transport <= len(m) - 8:
         raise OffloadError(
             f"a super-frame of {len(m) - PKTHDR} octets with its transport header at octet {start}"
         )
@@ -129,6 +129,9 @@ def _segments(m: Mbuf, kind: int, size: int, start: int) -> list[Mbuf]:
         payload, protocol = transport + 8, _UDP
     else:
         raise OffloadError(f"a super-frame of the unknown kind {kind}")
+    longest = payload - ip - (0 if version == 4 else 40) + min(size, len(m) - payload)
+    if longest > 0xFFFF:
+        raise OffloadError(f"a super-frame to be cut into packets of {longest} octets; IP has 65535 at most")
     return _cut(m, ip, transport, payload, size, protocol)
 
 

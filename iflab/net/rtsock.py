@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from .errors import report
 from .flags import LinkState, flag_names
 from .sockaddr import Sockaddr
 
@@ -203,8 +204,8 @@ class _Broadcast(Generic[_Item]):
         for fn in tuple(self._listeners):
             try:
                 fn(message)
-            except Exception:
-                _log.exception("a listener of %s failed: %r", type(self).__name__, fn)
+            except BaseException as error:
+                report(_log, error, "a listener of %s failed: %r", type(self).__name__, fn)
 
 
 class RoutingSocket(_Broadcast[RoutingMessage]):

@@ -116,7 +116,7 @@ class End:
         """Somebody kept an end whose plug was pulled; the wire counts what it loses."""
         history = self.wire.history
         history.sent += 1
-        history.octets += len(m) - PKTHDR
+        history.octets += max(0, len(m) - PKTHDR)
         history.drop("unplugged")
 
     @property

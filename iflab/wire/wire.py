@@ -21,6 +21,7 @@ from itertools import islice
 from typing import Any, Protocol
 
 from iflab.net.clock import Clock, Timer
+from iflab.net.errors import report
 from iflab.net.ifnet import FRAME_MAX, FRAME_MIN
 from iflab.net.mbuf import PKTHDR, Mbuf, mbuf
 from iflab.net.offload import is_unfinished
@@ -272,7 +273,10 @@ class Wire:
 
     def _tell(self, what: str) -> None:
         if self.on_change is not None:
-            self.on_change(self, what)
+            try:
+                self.on_change(self, what)
+            except BaseException as error:
+                report(_log, error, "%s: a listener failed: %r", self.name, self.on_change)
 
     # cuts and carrier
 
@@ -333,8 +337,8 @@ class Wire:
         end.up = up
         try:
             end.port.link_change(up)
-        except Exception:
-            _log.exception("%s: %s failed to take the change of its link", self.name, end.port.name)
+        except BaseException as error:
+            report(_log, error, "%s: %s failed to take the change of its link", self.name, end.port.name)
 
     # delay
 
@@ -450,7 +454,10 @@ class Wire:
             if accepts != end.accepts:
                 end.accepts = accepts
                 if (tell := getattr(end.port, "accepts_change", None)) is not None:
-                    tell()
+                    try:
+                        tell()
+                    except BaseException as error:
+                        report(_log, error, "%s: %s failed at accepts_change", self.name, end.port.name)
         for end in list(self.ends.values()):
             up = self._carrier(end.port)
             if up != end.up and self.ends.get(end.port) is end:
@@ -490,8 +497,8 @@ class Wire:
             flow.delivered += 1
             try:
                 receive(m)
-            except Exception:
-                self._receive_failed(end, port)
+            except BaseException as error:
+                self._receive_failed(end, port, error)
 
         return straight
 
@@ -533,17 +540,15 @@ class Wire:
             if gate(m):
                 try:
                     receive(m)
-                except Exception:
-                    self._receive_failed(end, port)
+                except BaseException as error:
+                    self._receive_failed(end, port, error)
 
         end.straight_to, end.gate = port, gate
         return hooked
 
     def _hook_failed(self, hook: Hook, end: End, port: Port, m: Mbuf, error: BaseException) -> None:
         self.lose(end, port, m, "hook error")
-        if isinstance(error, KeyboardInterrupt):
-            raise error
-        _log.error("a hook on %s failed and lost its frame: %r", self.name, hook.fn, exc_info=error)
+        report(_log, error, "a hook on %s failed and lost its frame: %r", self.name, hook.fn)
 
     def _accepts(self, end: End) -> int:
         """What may be left undone on the frames of ``end``: all that the receiver takes; nothing if Python looks."""
@@ -553,7 +558,11 @@ class Wire:
         takes = getattr(port, "takes", None)
         if takes is None or self._hooks_towards(port) or port in self.impairments:
             return 0
-        return int(takes(end.port))
+        try:
+            return int(takes(end.port))
+        except BaseException as error:
+            report(_log, error, "%s: %s failed to say what it takes", self.name, port.name)
+            return 0
 
     def _hooks_towards(self, port: Port) -> list[Hook]:
         return [hook for hook in self.hooks if hook.towards is None or hook.towards is port]
@@ -561,15 +570,15 @@ class Wire:
     def _send(self, end: End, m: Mbuf) -> None:
         flow = end.flow
         flow.sent += 1
-        flow.octets += len(m) - PKTHDR
+        flow.octets += max(0, len(m) - PKTHDR)
         flow.in_flight += 1
         if self.taps:
             self._heard(end, m)
-        if not end.accepts and is_unfinished(m):  # the port should have done it
-            self.lose(end, None, m, "unfinished")
-            return
         if not _MBUF_MIN <= len(m) <= _MBUF_MAX:
             self.lose(end, None, m, "too short" if len(m) < _MBUF_MIN else "too long")
+            return
+        if not end.accepts and is_unfinished(m):  # the port should have done it
+            self.lose(end, None, m, "unfinished")
             return
         others = [other for other in self.ends.values() if other is not end]
         if not others:
@@ -630,16 +639,16 @@ class Wire:
         flow.delivered += 1
         try:
             port.receive(m)
-        except Exception:
-            self._receive_failed(end, port)
+        except BaseException as error:
+            self._receive_failed(end, port, error)
             cause = "receiver error"
         if self.taps:
             self._decided(end, port, m, cause)
 
-    def _receive_failed(self, end: End, port: Port) -> None:
+    def _receive_failed(self, end: End, port: Port, error: BaseException) -> None:
         end.flow.delivered -= 1
         end.flow.drop("receiver error")
-        _log.exception("%s: %s failed to take a frame", self.name, port.name)
+        report(_log, error, "%s: %s failed to take a frame", self.name, port.name)
 
     def lose(self, end: End, port: Port | None, m: Mbuf, cause: str) -> None:
         """Count a frame that was in flight as lost, and tell the taps. The lock must be held."""
@@ -652,8 +661,8 @@ class Wire:
         for tap in tuple(self.taps):
             try:
                 tap.fn(end, m)
-            except Exception:
-                _log.exception("a tap on %s failed: %r", self.name, tap.fn)
+            except BaseException as error:
+                report(_log, error, "a tap on %s failed: %r", self.name, tap.fn)
 
     def _decided(self, end: End, port: Port | None, m: Mbuf, cause: str) -> None:
         for tap in tuple(self.taps):
@@ -661,8 +670,8 @@ class Wire:
                 continue
             try:
                 tap.fate(end, port, m, cause)
-            except Exception:
-                _log.exception("a tap on %s failed: %r", self.name, tap.fate)
+            except BaseException as error:
+                report(_log, error, "a tap on %s failed: %r", self.name, tap.fate)
 
     def _through_hooks(
         self, hooks: list[Hook], end: End, port: Port, m: Mbuf, asked: tuple[Frame, Any] | None = None
