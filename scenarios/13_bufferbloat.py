@@ -32,41 +32,51 @@ def scenario(lab: Lab, seconds: float = 2.0, queue: int = 400, plot: str = "") -
     waits["CoDel"] = measure(lab, seconds)
     with lab.lock:
         altq_forgo(em0)
-    for name, times in waits.items():
+    times = {name: late(found) for name, found in waits.items()}
+    for name, found in times.items():
         lab.log(
-            f"{name}: ping {statistics.median(times) * 1000:.0f} ms median, {max(times) * 1000:.0f} ms at most"
+            f"{name}: ping {statistics.median(found) * 1000:.0f} ms median, {max(found) * 1000:.0f} ms at most"
         )
-    assert statistics.median(waits["plain queue"]) > 3 * statistics.median(waits["CoDel"])
-    assert statistics.median(waits["CoDel"]) < 0.1
+    assert statistics.median(times["plain queue"]) > 3 * statistics.median(times["CoDel"])
+    assert statistics.median(times["CoDel"]) < 0.1
     assert cable.account().balances()
     if plot:
         draw(waits, plot)
         lab.log(f"the plot is in {plot}")
 
 
-def measure(lab: Lab, seconds: float) -> list[float]:
-    """Round trips of pings while a download from alice goes on, in seconds; those of the first third left out."""
+def measure(lab: Lab, seconds: float) -> list[tuple[float, float]]:
+    """Pings while a download from alice goes on: when each was sent, and its round trip, in seconds."""
     alice, bob = lab.hosts["alice"], lab.hosts["bob"]
-    size = int(RATE / 8 * (seconds + 1))
-    download = bob.fetch(alice.serve(bytes_=size))
-    times: list[float] = []
-    while not download.done() and sum(times) + 0.05 * len(times) < seconds:
-        result = alice.ping("192.0.2.2", count=1, timeout=2)
-        times += result.rtts
+    download = bob.fetch(alice.serve(bytes_=int(RATE / 8 * (seconds + 1))))
+    began = lab.elapsed()
+    found: list[tuple[float, float]] = []
+    while not download.done() and (now := lab.elapsed() - began) < seconds:
+        found += [(now, rtt) for rtt in alice.ping("192.0.2.2", count=1, timeout=2).rtts]
     download.wait(timeout=30)
-    return times[len(times) // 3 :]
+    return found
 
 
-def draw(waits: dict[str, list[float]], path: str) -> None:
+def late(waits: list[tuple[float, float]]) -> list[float]:
+    """The round trips of the last two thirds of the time: the queue has filled by then."""
+    return [wait for when, wait in waits if when > waits[-1][0] / 3]
+
+
+def draw(waits: dict[str, list[tuple[float, float]]], path: str) -> None:
     """Round trips over time."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    for (name, times), colour in zip(waits.items(), ("#b0492f", "#2f6fb0"), strict=True):
-        axes.plot([1000 * wait for wait in times], color=colour, label=name)
+    for (name, found), colour in zip(waits.items(), ("#b0492f", "#2f6fb0"), strict=True):
+        axes.plot(
+            [when for when, _ in found], [1000 * wait for _, wait in found], ".-", color=colour, label=name
+        )
     axes.set(
-        xlabel="ping", ylabel="round trip, ms", ylim=(0, None), title="10 Mbit/s uplink during a download"
+        xlabel="seconds since the download began",
+        ylabel="round trip, ms",
+        ylim=(0, None),
+        title="10 Mbit/s uplink during a download",
     )
     axes.legend()
     axes.grid(alpha=0.3)
