@@ -690,8 +690,8 @@ class LinuxStack(Stack):
 
     # up: groups that programs of the host joined
 
-    def _group_miss(self, ifp: Ifnet) -> bool:
-        """A multicast frame missed the filter: look whether the host joined something that we do not know of yet.
+    def _group_miss(self, ifp: Ifnet, mac: bytes) -> bool:
+        """A frame for the group ``mac`` missed the filter: look whether the host joined it and we do not know yet.
 
         Notices that wait to be read come first. Memberships of packet sockets
         are never told, those of IP only by Linux 6.14 and later: these are read
@@ -708,6 +708,8 @@ class LinuxStack(Stack):
         if self._reads_left < 1:
             return False
         self._reads_left -= 1
+        if not Netlink(self.netns).hears_group(ifp.if_softc.tap.ifindex, mac):
+            return False  # most are of this kind: reports of groups, which no host joins
         self.look_groups({ifp})
         return True
 

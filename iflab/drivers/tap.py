@@ -199,7 +199,7 @@ class TapNic(Driver):
         self.refused = 0
         self.closer: Callable[[Tap], None] = Tap.close
         """How the device is closed; a lab closes many at once, because each takes 20 ms."""
-        self.on_group_miss: Callable[[Ifnet], bool] | None = None
+        self.on_group_miss: Callable[[Ifnet, bytes], bool] | None = None
         """Asked when a multicast frame misses the filter: were there groups we did not know of?"""
         self.on_groups: Callable[[Ifnet], None] | None = None
         """Told when the ifnet's multicast list changed."""
@@ -599,7 +599,7 @@ class TapNic(Driver):
         if destination == BROADCAST or self._accepts_groups or destination in self._groups:
             return True
         ask = self.on_group_miss
-        return ask is not None and ask(self.ifp) and destination in self._groups
+        return ask is not None and ask(self.ifp, destination) and destination in self._groups
 
     def to_host(self, m: Mbuf) -> None:
         """Write a frame to the device: the host receives it."""

@@ -768,6 +768,13 @@ class Netlink:
             )
         return [row for row in rows if index in (None, row.index)]
 
+    def hears_group(self, index: int, mac: bytes) -> bool:
+        """True when a device's chip is to let frames for the group ``mac`` in, whoever asked for it."""
+        wanted = mac.hex()
+        with self.netns.entered():
+            rows = (line.split() for line in _proc_net("dev_mcast") if wanted in line)
+            return any(int(row[0]) == index for row in rows)
+
     def maddrs(self) -> list[Maddr]:
         """Every membership of every device: link level, IPv4, IPv6 (from ``/proc/net`` of the namespace)."""
         with self.netns.entered():
