@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import glob
 import json
 import os
@@ -31,6 +32,7 @@ import socket
 import stat
 import struct
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -103,7 +105,26 @@ def make_private_directory(name: str) -> str:
             os.mkdir(path, 0o700)
         except FileNotFoundError:
             continue  # the last lab just took the directory with it
+        except FileExistsError:
+            if _answers(path):
+                raise FileExistsError(
+                    errno.EEXIST, f"a lab {name!r} runs in this process already; choose another name"
+                ) from None
+            remove_private_directory(path)  # of a lab that was killed, whose process number is ours now
+            if os.path.exists(path):
+                raise
+            continue
         return path
+
+
+def _answers(path: str) -> bool:
+    """True when somebody listens on the socket in a directory."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
+        try:
+            probe.connect(os.path.join(path, SOCKET_NAME))
+        except OSError:
+            return False
+    return True
 
 
 def remove_private_directory(path: str) -> None:
@@ -148,7 +169,10 @@ class ControlServer:
             try:
                 connection, _ = self._listener.accept()
             except OSError:
-                return
+                if self._closed:
+                    return
+                time.sleep(0.05)  # no file descriptor is free, or the caller has gone: the next may do better
+                continue
             if not self._slots.acquire(blocking=False):
                 connection.close()
                 continue

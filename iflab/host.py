@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from iflab.drivers import TapNic
 from iflab.drivers.faulty import FaultyNic
-from iflab.linux import Netns, check_name
+from iflab.linux import Netns, check_name, explained
 from iflab.net import IFF, Ifnet, Ifreq, Priv, Thread, Vnet
 from iflab.net.priv import allow_all
 from iflab.stack import LinuxStack
@@ -173,7 +173,8 @@ class Host:
         ``mac`` is made up, locally administered, unless given; ``driver`` is a
         ``TapNic`` or a class derived from it. Raises ``LabError`` for an address
         or MAC that cannot be and for a second NIC of one name, ``InvalidName``,
-        and ``OSError`` when the kernel refuses; nothing is left behind then.
+        ``Missing`` when there is no tun device or no open file is left, and ``OSError``
+        when the kernel refuses; nothing is left behind then.
         """
         check_name(name)
         interfaces = [self._interface(address) for address in addresses]
@@ -182,7 +183,7 @@ class Host:
         if not isinstance(nic, TapNic):
             raise LabError(f"{driver!r} is no driver for a NIC; derive it from iflab.drivers.TapNic")
         self.lab.wait_for_closers()
-        with self.lab.lock, self.netns.entered():
+        with explained(), self.lab.lock, self.netns.entered():
             if self.vnet.ifunit(name) is not None:
                 raise LabError(
                     f"{self.name} has a NIC {name} already; choose another name, such as {self._free(name)}"

@@ -34,7 +34,7 @@ from iflab.drivers import Maker, TapNic, load_devices
 from iflab.engine import Engine
 from iflab.faults import Event, Faults, Record, Recorder, Schedule
 from iflab.host import Host, LabError
-from iflab.linux import Keeper, Netns, Tap, ensure_privileges, open_tun, raise_fd_limit
+from iflab.linux import Keeper, Netns, Tap, ensure_privileges, explained, open_tun, raise_fd_limit
 from iflab.net import (
     IFF,
     IFG_ALL,
@@ -76,6 +76,9 @@ BUILD_STEP = 25
 
 BUILD_PATIENCE = 30.0
 """Seconds that ``building`` waits at its end."""
+
+RETRY = 0.5
+"""Seconds after which what the kernel told is looked at once more, when that was not possible."""
 
 CLOSERS = 32
 """File descriptors of TAPs closed at once: the kernel makes each closer wait, all at the same time."""
@@ -155,6 +158,9 @@ class Lab:
             undo.callback(self.keeper.close)
             self.engine = Engine(self.lock, self.kernel.taskqueue_swi, self.name)
             undo.callback(self.engine.stop)
+            self._listener.later = lambda: self.engine.call_at(
+                self.engine.now() + RETRY, self._listener.readable
+            )
             self.faults = Faults(self.engine, self.seed, elapsed=self.elapsed, replay=replay)
             """The faults of its cables: counts, streams of random numbers, the record."""
             self._schedule = Schedule(self.engine, self.log, self._find)
@@ -233,15 +239,20 @@ class Lab:
             raise LabError(f"the lab {self.name} is closed; make a new one")
 
     def host(self, name: str) -> Host:
-        """Make a host. Raises ``LabError`` for a second one of that name, ``OSError`` when the kernel refuses."""
+        """Make a host.
+
+        Raises ``LabError`` for a second one of that name, ``Missing`` when no open file
+        is left, ``OSError`` when the kernel refuses.
+        """
         self._check_open()
         if not _NAME.match(name):
             raise LabError(
                 f"{name!r} is no name for a host; use letters, digits, '.', '-' and '_', 40 at most"
             )
-        with self.lock:
+        with self.lock, explained():
             self._check_new(name)
             netns = Netns.create(name)
+            vnet = None
             try:
                 with netns.entered():
                     stack = LinuxStack(netns, self.engine.now)
@@ -250,6 +261,8 @@ class Lab:
                 stack.group_number = self.group_number
                 self._listener.watch(stack)
             except BaseException:
+                if vnet is not None:
+                    self.kernel.vnet_destroy(vnet)
                 netns.close()
                 raise
             host = self.hosts[name] = Host(self, name, vnet, netns, stack)

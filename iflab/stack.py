@@ -770,6 +770,10 @@ class Listener:
         self.overflows = 0
         self.on_heard: Callable[[], None] = lambda: None
         """Called, with the lock held, after something was heard."""
+        self.later: Callable[[], object] = lambda: None
+        """Lets ``readable`` be called again in a while; set by the lab."""
+        self._owed: dict[LinuxStack, set[Ifnet]] = {}
+        """What could not be read afresh the last time (no open file was left, no memory)."""
 
     def watch(self, stack: LinuxStack) -> None:
         """Hear the namespace of ``stack`` from now on."""
@@ -782,10 +786,11 @@ class Listener:
     def forget(self, stack: LinuxStack) -> None:
         """Hear it no more."""
         self._stacks.pop(stack.nsid, None)
+        self._owed.pop(stack, None)
 
     def readable(self) -> None:
         """Read what was told; runs on the engine's thread with the lock held."""
-        dirty: dict[LinuxStack, set[Ifnet]] = {}
+        dirty, self._owed = self._owed, {}
         links: dict[Ifnet, tuple[LinuxStack, Link]] = {}
         changes: list[tuple[LinuxStack, Ifnet, Change]] = []
         for change in self.monitor.read(limit=500):
@@ -819,10 +824,25 @@ class Listener:
                 dirty.setdefault(found, set()).add(ifp)
         for found, ifp, change in changes:
             if ifp not in dirty.get(found, ()):
-                found.apply_change(ifp, change)
+                try:
+                    found.apply_change(ifp, change)
+                except OSError as error:
+                    self._owe(found, {ifp}, error)
         for stack, ifps in dirty.items():
-            stack.refresh(ifp for ifp in ifps if ifp in stack.interfaces())
+            try:
+                stack.refresh([ifp for ifp in ifps if ifp in stack.interfaces()])
+            except OSError as error:
+                self._owe(stack, ifps, error)
         self.on_heard()
+
+    def _owe(self, stack: LinuxStack, ifps: set[Ifnet], error: OSError) -> None:
+        """It could not be read now; nothing is lost as long as it is later."""
+        if stack not in self._stacks.values():
+            return
+        _log.warning("%s cannot be read now, and will be later: %s", stack.netns.name or "a host", error)
+        if not self._owed:
+            self.later()
+        self._owed.setdefault(stack, set()).update(ifps)
 
     def _witness(self, ifp: Ifnet, change: Change) -> None:
         record = change.record

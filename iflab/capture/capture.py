@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import stat
 import threading
 import time
 from collections import deque
@@ -269,14 +270,14 @@ class Capture:
                 blocks.append(packet(number, when, m[PKTHDR:end], len(m) - PKTHDR, record.flags, comments))
                 comments = []
             if len(blocks) >= 2000:
-                self._write(b"".join(blocks))
+                self._write(*blocks)
                 blocks.clear()
         if everything:
             blocks += self._last_words(remarks)
         elif remarks:  # the frame that they belong to is still to come
             records.extendleft(reversed(remarks))
         if blocks:
-            self._write(b"".join(blocks))
+            self._write(*blocks)
 
     def _last_words(self, remarks: list[str]) -> list[bytes]:
         now = time.monotonic_ns() + self._epoch
@@ -285,10 +286,12 @@ class Capture:
             for number, (heard, dropped) in enumerate(self._heard_by)
         ]
 
-    def _write(self, octets: bytes) -> None:
+    def _write(self, *blocks: bytes) -> None:
+        """Write whole blocks: of one that does not fit nothing stays, so that what is there can be read."""
         if self.error is not None:
             return
-        view = memoryview(octets)
+        view = memoryview(b"".join(blocks))
+        total = len(view)
         try:
             while view:
                 view = view[self._file.write(view) :]
@@ -298,10 +301,22 @@ class Capture:
         except OSError as error:
             self.error = error
             self._records.clear()
+            self._cut_back(total - len(view), blocks)
             if isinstance(error, (BrokenPipeError, ConnectionResetError)):
                 _log.info("who read the capture of %d frames has gone", self.frames)
                 return
             _log.error("the capture %s ends after %d frames: %s", self.path, self.frames, error.strerror)
+
+    def _cut_back(self, written: int, blocks: tuple[bytes, ...]) -> None:
+        """Take the beginning of a block that did not fit off the file, where that is one."""
+        whole = 0
+        for block in blocks:
+            if whole + len(block) > written:
+                break
+            whole += len(block)
+        with contextlib.suppress(OSError, ValueError):
+            if written > whole and stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
+                os.ftruncate(self._file.fileno(), self._file.tell() - (written - whole))
 
     def close(self) -> None:
         """Write what is left and close the file; safe to call twice."""

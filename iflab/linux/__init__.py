@@ -22,7 +22,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .errors import InvalidName, KernelRefused, Missing, check_name
-from .limits import raise_fd_limit
+from .limits import explained, raise_fd_limit
 from .netns import Netns
 from .tap import VNET_HDR_LEN, Tap, open_tun
 from .timerfd import TimerFd
@@ -54,6 +54,7 @@ __all__ = [
     "check",
     "check_name",
     "ensure_privileges",
+    "explained",
     "in_user_namespace",
     "open_tun",
     "raise_fd_limit",

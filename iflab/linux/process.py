@@ -15,11 +15,13 @@ child: only the interpreter's own fork and exec.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import queue
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +41,12 @@ from .syscalls import (
     unshare,
 )
 
-__all__ = ["Keeper"]
+__all__ = ["DEATH_PATIENCE", "Keeper"]
+
+_log = logging.getLogger("iflab.linux")
+
+DEATH_PATIENCE = 5.0
+"""Seconds that the end of a lab waits for killed programs; one that the kernel holds (state D) may take for ever."""
 
 _KEEPER = """
 import os, signal, sys
@@ -62,6 +69,13 @@ for path in sys.argv[1:]:
 def _interpreter() -> str:
     """A Python to run the keeper: the one that runs, even where its path is closed to this user."""
     return sys.executable if os.access(sys.executable, os.X_OK) else "/proc/self/exe"
+
+
+def _state(pid: int) -> str:
+    """The state of a process as ps(1) shows it."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0]
+    return "gone"
 
 
 @dataclass(slots=True)
@@ -216,10 +230,18 @@ class Keeper:
         self._closed = True
         os.close(self._pipe)
         # The kernel lets the first process of a pid namespace go only when its killed ones are reaped.
-        for child in self._children:
-            child.wait()
-        if self._process is not None:
-            self._process.wait()
+        deadline = time.monotonic() + DEATH_PATIENCE
+        for child in [*self._children, *([self._process] if self._process is not None else [])]:
+            try:
+                child.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                _log.error(
+                    "process %d (%s) was killed and does not die (state %s): the kernel holds it; "
+                    "its namespaces go when it does",
+                    child.pid,
+                    " ".join(child.args) if isinstance(child.args, list) else child.args,
+                    _state(child.pid),
+                )
         self._jobs.put(None)
         self._thread.join()
         fds = [self._own_ns, self._pid_ns, self._base_mnt]

@@ -12,11 +12,11 @@ import contextlib
 import errno
 import fcntl
 import os
-import resource
 import socket
 import struct
 
 from .errors import KernelRefused, Missing, check_name
+from .limits import too_many_files
 from .netns import Netns
 
 __all__ = [
@@ -44,6 +44,7 @@ _IFF_TAP = 0x0002
 _IFF_NO_CARRIER = 0x0040  # Linux 6.1; older kernels pass it over
 _IFF_NO_PI = 0x1000
 _IFF_VNET_HDR = 0x4000
+_IFF_TUN_EXCL = 0x8000  # never somebody else's persistent device of that name
 _TUNSETIFF = 0x400454CA
 _TUNGETFEATURES = 0x800454CF
 _TUNSETOFFLOAD = 0x400454D0
@@ -51,6 +52,7 @@ _TUNSETSNDBUF = 0x400454D4
 _TUNSETCARRIER = 0x400454E2
 _TUNGETIFF = 0x800454D2
 _TUNGETDEVNETNS = 0x54E3
+_SIOCGIFINDEX = 0x8933
 _SIOCSIFHWADDR = 0x8924
 _ARPHRD_ETHER = 1
 
@@ -87,7 +89,7 @@ class Tap:
         with netns.entered():  # the device is born where its fd is opened
             fd = open_tun()
             try:
-                flags = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR | _IFF_NO_CARRIER
+                flags = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR | _IFF_NO_CARRIER | _IFF_TUN_EXCL
                 try:
                     fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", os.fsencode(name), flags))
                 except OSError as error:
@@ -98,7 +100,7 @@ class Tap:
                         f"a TAP {name!r} in {netns.name or 'this namespace'}",
                         "the name is taken" * taken,
                     ) from error
-                tap = cls(fd, name, socket.if_nametoindex(name))
+                tap = cls(fd, name, _index_of(name))
                 tap.set_carrier(False)
                 if mac is not None:
                     tap.set_mac(mac)
@@ -176,7 +178,7 @@ class Tap:
                 self._ioctl(_TUNGETIFF, found, "name")
                 name = os.fsdecode(bytes(found[:16]).split(b"\0", 1)[0])
                 with contextlib.suppress(OSError):
-                    self.ifindex = socket.if_nametoindex(name)
+                    self.ifindex = _index_of(name)
                     return
         raise KernelRefused(errno.ENODEV, f"{self.name} in {netns.name or 'this namespace'}")
 
@@ -194,13 +196,19 @@ class Tap:
         return f"<Tap {self.name} ifindex={self.ifindex}>"
 
 
+def _index_of(name: str) -> int:
+    """The index of a device of this thread's namespace. Raises ``OSError`` with its errno, unlike Python's own."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        answer = fcntl.ioctl(sock, _SIOCGIFINDEX, struct.pack("16s24x", os.fsencode(name)))
+    return int(struct.unpack_from("i", answer, 16)[0])
+
+
 def _no_tun(error: OSError) -> str:
     path = tun_path()
     if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
         return f"{path} is not there; load the module with 'modprobe tun' as root"
     if error.errno in (errno.EACCES, errno.EPERM):
         return f"{path} may not be opened by this user; as root: 'chmod 666 {path}', or add the user to its group"
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        return f"all {limit} open files of this process are in use, a NIC takes one; raise the hard limit (ulimit -Hn)"
+    if (limit := too_many_files(error)) is not None:
+        return str(limit)
     return f"{path} cannot be opened: {error.strerror}"
