@@ -48,7 +48,7 @@ def kernel_has(feature: str) -> bool:
     return {finding.name: finding.ok for finding in check()}[feature]
 
 
-def eventually(condition: Callable[[], Any], timeout: float = 5.0) -> Any:
+def eventually(condition: Callable[[], Any], timeout: float = 20.0) -> Any:
     """Wait until ``condition()`` is true and return it; fail after ``timeout`` seconds, times ``PATIENCE``."""
     timeout *= PATIENCE
     deadline = time.monotonic() + timeout
