@@ -2,7 +2,9 @@
 
 It lies in a directory that only its owner may enter, and goes with the lab. Who
 connects is asked of the kernel (``SO_PEERCRED``): the owner and root hold every
-privilege of the interface layer, anyone else none, not even to look.
+privilege of the interface layer, anyone else none, not even to look; he is turned away
+before anything is done for him. A caller has a few seconds for his request. When all
+places are taken, the one who has been silent longest makes room.
 
 A request is one line of JSON, and so is the answer; ``exec`` also hands over the
 file descriptors of the host's namespaces, so that the program runs on the
@@ -24,6 +26,7 @@ import contextlib
 import errno
 import glob
 import json
+import logging
 import os
 import queue
 import re
@@ -41,7 +44,7 @@ from iflab.bpf import compile_filter
 from iflab.bsd import devctl_text, message_text
 from iflab.linux import in_user_namespace
 from iflab.net import LinkState, Priv
-from iflab.net.priv import allow_all, allow_none
+from iflab.net.priv import allow_all
 from iflab.net.rtsock import DevctlNotice, RouteMessage, RoutingMessage
 
 if TYPE_CHECKING:
@@ -58,9 +61,12 @@ __all__ = [
     "remove_private_directory",
 ]
 
+_log = logging.getLogger("iflab.control")
+
 SOCKET_NAME = "control"
 _TIMEOUT = 5.0
 _MOST_CLIENTS = 32
+_BACKLOG = 1024
 _LONGEST = 1 << 16
 _MOST_WAITING = 10_000
 _OVERFLOW_UID = 65534
@@ -157,10 +163,12 @@ class ControlServer:
         """Called when the lab closes: they end what streams."""
         self._closed = False
         self._slots = threading.BoundedSemaphore(_MOST_CLIENTS)
+        self._silent: dict[socket.socket, None] = {}
+        """Who has not made a request yet, the oldest first."""
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         self._listener.bind(self.path)
         os.chmod(self.path, 0o600)
-        self._listener.listen(_MOST_CLIENTS)
+        self._listener.listen(_BACKLOG)
         self._thread = threading.Thread(target=self._run, name=f"{lab.name}-control", daemon=True)
         self._thread.start()
 
@@ -173,28 +181,53 @@ class ControlServer:
                     return
                 time.sleep(0.05)  # no file descriptor is free, or the caller has gone: the next may do better
                 continue
-            if not self._slots.acquire(blocking=False):
-                connection.close()
-                continue
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+            connection.settimeout(0)  # what is said here fits the buffer, or is not said
+            try:
+                mine = self._may(_peer(connection)[1])
+            except OSError:
+                mine = False
+            if not mine:
+                self._turn_away(connection, "this lab belongs to another user")
+            elif not self._room():
+                self._turn_away(connection, f"the lab serves {_MOST_CLIENTS} callers already; try again")
+            else:
+                self._silent[connection] = None
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    @staticmethod
+    def _turn_away(connection: socket.socket, why: str) -> None:
+        with connection, contextlib.suppress(OSError):
+            _send(connection, {"ok": False, "error": why})
+
+    def _room(self) -> bool:
+        """Take a place; whoever has been silent longest loses his when there is none."""
+        if self._slots.acquire(blocking=False):
+            return True
+        for connection in tuple(self._silent)[:1]:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        return self._slots.acquire(timeout=0.2)
 
     def _serve(self, connection: socket.socket) -> None:
+        holds = allow_all
         try:
             with connection, contextlib.suppress(OSError):
+                try:
+                    line = _read_line(connection, time.monotonic() + _TIMEOUT)
+                finally:
+                    self._silent.pop(connection, None)
                 connection.settimeout(_TIMEOUT)
-                holds = allow_all if self._may(_peer(connection)[1]) else allow_none
-                if holds is allow_none:
-                    _send(connection, {"ok": False, "error": "this lab belongs to another user"})
-                    return
-                line = _read_line(connection)
                 try:
                     request = json.loads(line)
                     if isinstance(request, dict) and request.get("do") in self._streams:
                         self._streams[request["do"]](connection, request)
                         return
                     answer, fds = self._answer(request, holds)
-                except (ValueError, KeyError, TypeError, OSError) as error:
+                except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
                     answer, fds = {"ok": False, "error": str(error) or type(error).__name__}, []
+                except Exception as error:
+                    _log.exception("%s: a request from outside failed", self.lab.name)
+                    answer, fds = {"ok": False, "error": f"{type(error).__name__}: {error}"}, []
                 _send(connection, answer, fds)
         finally:
             self._slots.release()
@@ -407,9 +440,14 @@ class ControlServer:
             os.unlink(self.path)
 
 
-def _read_line(connection: socket.socket) -> bytes:
+def _read_line(connection: socket.socket, deadline: float) -> bytes:
+    """Read a request. Raises ``TimeoutError`` when it is not there in time."""
     line = b""
     while not line.endswith(b"\n") and len(line) < _LONGEST:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("no request in time")
+        connection.settimeout(left)
         part = connection.recv(4096)
         if not part:
             break

@@ -34,7 +34,7 @@ from iflab.drivers import Maker, TapNic, load_devices
 from iflab.engine import Engine
 from iflab.faults import Event, Faults, Record, Recorder, Schedule
 from iflab.host import Host, LabError
-from iflab.linux import Keeper, Netns, Tap, ensure_privileges, explained, open_tun, raise_fd_limit
+from iflab.linux import Keeper, Missing, Netns, Tap, ensure_privileges, explained, open_tun, raise_fd_limit
 from iflab.net import (
     IFF,
     IFG_ALL,
@@ -94,6 +94,9 @@ class Lab:
     record or its path, faults of cables decide as they did then, and the seed is the
     record's.
 
+    The machine's own network is never touched, unless ``host_network`` asks for it: then
+    ``machine`` is a host like the others that stands for it.
+
     Raises ``Missing`` when the machine lacks something that a lab needs.
     """
 
@@ -105,6 +108,7 @@ class Lab:
         control: bool = True,
         on_log: Callable[[float, str], None] | None = None,
         replay: Record | str | os.PathLike[str] | None = None,
+        host_network: bool = False,
     ) -> None:
         number = next(_numbers)
         self.name = name or (f"lab{os.getpid()}" if number == 0 else f"lab{os.getpid()}-{number}")
@@ -139,7 +143,10 @@ class Lab:
         self._closed = False
         self._old_sigterm: Any = None
         with contextlib.ExitStack() as undo:  # what was built goes again if a later step fails
+            own = undo.enter_context(Netns.current()) if host_network else None
             ensure_privileges()
+            if own is not None:
+                _check_still_in(own)
             os.close(open_tun())
             raise_fd_limit()
             self.kernel = Kernel()
@@ -175,6 +182,7 @@ class Lab:
             self.kernel.cloners.register(Cloner("tap", self._clone_tap, self._unclone))
             self.maker = Maker(self.engine, self.next_mac, self.engine, self.close_tap)
             load_devices(self.kernel, self.maker)
+            self._machine = self._host("machine", own, foreign=True) if own is not None else None
             self._control = ControlServer(self, directory) if directory else None
             undo.pop_all()
 
@@ -251,11 +259,15 @@ class Lab:
             )
         with self.lock, explained():
             self._check_new(name)
-            netns = Netns.create(name)
+            return self._host(name, Netns.create(name))
+
+    def _host(self, name: str, netns: Netns, foreign: bool = False) -> Host:
+        """A host whose network is ``netns``, which is the lab's from now on."""
+        with self.lock:
             vnet = None
             try:
                 with netns.entered():
-                    stack = LinuxStack(netns, self.engine.now)
+                    stack = LinuxStack(netns, self.engine.now, foreign)
                 vnet = self.kernel.vnet_alloc(name, stack)
                 stack.vnet = vnet
                 stack.group_number = self.group_number
@@ -267,6 +279,27 @@ class Lab:
                 raise
             host = self.hosts[name] = Host(self, name, vnet, netns, stack)
             return host
+
+    @property
+    def machine(self) -> Host:
+        """The machine's own network as a host; only in a ``Lab(host_network=True)``.
+
+        ::
+
+            with Lab(host_network=True) as lab:
+                mine = lab.machine.nic("lab0", "192.0.2.1/24")
+                lab.cable(mine, lab.host("alice").nic("em0", "192.0.2.2/24"))
+
+        NICs that are made here, or moved here, are the only devices that the lab touches.
+        They go with the lab, however it ends, and with them their addresses and routes;
+        what would outlast them (rules, routes through ``lo``) is refused with EPERM. What
+        programs run here change is their own affair. Raises ``LabError`` in any other lab.
+        """
+        if self._machine is None:
+            raise LabError(
+                f"{self.name} has nothing to do with the machine's own network; Lab(host_network=True) lets it"
+            )
+        return self._machine
 
     def _check_new(self, name: str) -> None:
         if name in self.hosts or name in self.switches:
@@ -875,6 +908,14 @@ class Lab:
                 ifp.if_free()
         for vnet in list(self.kernel.vnets):
             self.kernel.vnet_destroy(vnet)
+
+
+def _check_still_in(own: Netns) -> None:
+    with Netns.current() as now:
+        if now.inode != own.inode:
+            raise Missing(
+                "an ordinary user's lab is cut off from the machine's own network; run as root for host_network=True"
+            )
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

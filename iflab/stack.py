@@ -16,6 +16,7 @@ but time, and nothing is ever sent back.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import logging
@@ -135,8 +136,10 @@ class LinuxStack(Stack):
     rt_numfibs = FIBS
     hands_to_driver = True
 
-    def __init__(self, netns: Netns, now: Callable[[], float]) -> None:
+    def __init__(self, netns: Netns, now: Callable[[], float], foreign: bool = False) -> None:
+        """``foreign``: the namespace is not the lab's; only devices of the lab are touched in it."""
         self.netns = netns
+        self.foreign = foreign
         self.vnet: Vnet
         self.nsid = -1
         self._now = now
@@ -161,10 +164,11 @@ class LinuxStack(Stack):
         self._loopback_routes: dict[tuple[bytes, int], Rtentry] = {}
         self._applying: Ifnet | None = None
         """The interface that follows what its host joined."""
-        # An address is usable at once: nobody else is on the wire.
-        sysctl(netns, "net.ipv6.conf.default.accept_dad", 0)
-        with Netlink(netns) as netlink:
-            netlink.link_set(1, up=True)
+        if not foreign:
+            # An address is usable at once: nobody else is on the wire.
+            sysctl(netns, "net.ipv6.conf.default.accept_dad", 0)
+            with Netlink(netns) as netlink:
+                netlink.link_set(1, up=True)
 
     # frames
 
@@ -178,6 +182,9 @@ class LinuxStack(Stack):
     def attached(self, ifp: Ifnet) -> None:
         """Care for ``ifp``, a TAP NIC of this namespace, from now on."""
         nic: TapNic = ifp.if_softc
+        if self.foreign:  # the same, of this device alone; a machine without IPv6 has no such setting
+            with contextlib.suppress(OSError):
+                sysctl(self.netns, f"net.ipv6.conf.{ifp.if_xname}.accept_dad", 0)
         self._nics[nic.tap.ifindex] = ifp
         nic.on_group_miss = self._group_miss
         nic.on_groups = self._push_groups
@@ -230,6 +237,7 @@ class LinuxStack(Stack):
 
     def _route_by_fib(self, name: str, old: int, new: int) -> None:
         """What arrives on the netdev is routed by the table of its fib (``ip rule show``)."""
+        self._only_ours(f"a rule for {name}")
         with Netlink(self.netns) as netlink:
             for family in (socket.AF_INET, socket.AF_INET6):
                 if old:
@@ -249,6 +257,13 @@ class LinuxStack(Stack):
             with Netlink(self.netns) as netlink:
                 netlink.link_set(nic.tap.ifindex, group=number)
             nic.netdev_group = number
+
+    def _only_ours(self, what: str) -> None:
+        """Raise EPERM for what would stay behind in a namespace that is not the lab's."""
+        if self.foreign:
+            raise OSError(
+                errno.EPERM, f"{what} would stay in the machine's own network when the lab has gone"
+            )
 
     @staticmethod
     def _rename(netlink: Netlink, link: Link, name: str) -> None:
@@ -435,6 +450,7 @@ class LinuxStack(Stack):
     def rtrequest1_fib(self, cmd: RTM, info: RtAddrinfo, fib: int) -> Rtentry | None:
         """Add or delete a host route through the namespace's ``lo``, in the table of ``fib``."""
         destination = f"{info.rti_dst}/{prefixlen(None, info.rti_dst)}"
+        self._only_ours(f"a route to {destination} through lo")
         with Netlink(self.netns) as netlink:
             if cmd is RTM.ADD:
                 netlink.route_add(destination, index=1, table=self._table(fib))
