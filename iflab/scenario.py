@@ -8,7 +8,8 @@ A table ``SCHEDULE`` in the file is begun with the function (``Lab.schedule``)::
 
     SCHEDULE = [(1.5, "cable0.cut"), (2.5, "cable0.mend")]
 
-A scenario file is code and runs with the rights of whoever runs it.
+A scenario file is code and runs with the rights of whoever runs it; what stands at its
+top runs when it is loaded, for ``iflab list`` too.
 """
 
 from __future__ import annotations

@@ -314,7 +314,7 @@ class Capture:
             if whole + len(block) > written:
                 break
             whole += len(block)
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
             if written > whole and stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
                 os.ftruncate(self._file.fileno(), self._file.tell() - (written - whole))
 

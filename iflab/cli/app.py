@@ -134,6 +134,8 @@ def replay(
 def list_(json_: JsonOption = False) -> None:
     """List the scenarios with what each shows.
 
+    Scenario files are code, and listing loads them: do so only in a folder that you trust.
+
     Example: iflab list
     """
     from iflab.scenario import list_scenarios

@@ -87,7 +87,6 @@ class Way:
         """A port is gone for good: if it was the sender, count on when another of its name comes."""
         if self.end is not None and self.end.port is port:
             self._before, self.begun, self.end = self.sent(), 0, None
-            self.active, self._set = [], ()
 
     def next_copy(self, number: int) -> int:
         """The number of the next copy of frame ``number``."""
@@ -201,8 +200,6 @@ class Channel:
                 if self.faults:
                     self._put_in_force(way)
             way.plugged(end)
-            if self.faults and not way.active:
-                self._put_in_force(way)
             self._by_end = {e: w for e, w in self._by_end.items() if e in self.wire.ends.values()}
             self._by_end[end] = way
         return way
