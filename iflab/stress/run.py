@@ -33,7 +33,7 @@ _SAMPLES = 120
 MAY_GROW = 8.0
 """MiB by which the memory may grow between the second and the last quarter of a run, and ..."""
 MAY_GROW_BY = 0.04
-"""... this share of it; runs of less than five minutes are too short to tell: directions of faults are still being met for the first time."""
+"""... this share of it; in less than five minutes names are still met for the first time."""
 
 
 @dataclass(slots=True)
