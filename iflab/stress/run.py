@@ -33,7 +33,7 @@ _SAMPLES = 120
 MAY_GROW = 8.0
 """MiB by which the memory may grow between the second and the last quarter of a run, and ..."""
 MAY_GROW_BY = 0.04
-"""... this share of it; runs of less than a minute are too short to tell."""
+"""... this share of it; in less than five minutes names are still met for the first time."""
 
 
 @dataclass(slots=True)
@@ -271,7 +271,7 @@ def _take_stock(bed: Bed, result: Result, traffic: Traffic) -> None:
     result.tcp_octets, result.pings = traffic.octets, traffic.pings
     result.blockages = [str(each) for each in lab.engine.watchdog.blockages]
     limit = MAY_GROW + MAY_GROW_BY * (result.memory[0] if result.memory else 0)
-    if result.duration >= 60 and result.growth > limit:
+    if result.duration >= 300 and result.growth > limit:
         result.errors.append(f"the memory grew by {result.growth:.1f} MiB: {result.memory}")
     if not traffic.octets or not traffic.pings:
         result.errors.append(f"TCP carried {traffic.octets} octets, {traffic.pings} pings came back")

@@ -73,7 +73,7 @@ with Lab(host_network=True) as lab:
     mine = machine.nic("lab0", "192.0.2.1/24", "2001:db8::1/64")
     alice = lab.host("alice")
     lab.cable(mine, alice.nic("em0", "192.0.2.2/24", "2001:db8::2/64"))
-    lab.wait_links()
+    lab.wait_ready()
     assert alice.ping("192.0.2.1").received == 1
     assert machine.ping("2001:db8::2").received == 1
     machine.route("198.51.100.0/24", "192.0.2.2")
