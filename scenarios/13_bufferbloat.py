@@ -19,9 +19,7 @@ RATE = 10e6
 def scenario(lab: Lab, seconds: float = 2.0, queue: int = 400, plot: str = "") -> None:
     alice, _bob, cable = lab.pair("192.0.2.1/24", "192.0.2.2/24")
     em0 = alice.nics["em0"]
-    alice.run(
-        "echo reno > /proc/sys/net/ipv4/tcp_congestion_control", check=True
-    )  # some others keep queues short
+    alice.run("echo reno > /proc/sys/net/ipv4/tcp_congestion_control", check=True)  # some keep queues short
     lab.wait_links()
     with lab.lock:
         em0.if_snd.ifq_maxlen = queue
@@ -34,9 +32,7 @@ def scenario(lab: Lab, seconds: float = 2.0, queue: int = 400, plot: str = "") -
         altq_forgo(em0)
     times = {name: late(found) for name, found in waits.items()}
     for name, found in times.items():
-        lab.log(
-            f"{name}: ping {statistics.median(found) * 1000:.0f} ms median, {max(found) * 1000:.0f} ms at most"
-        )
+        lab.log(f"{name}: ping {statistics.median(found) * 1000:.0f} ms, at most {max(found) * 1000:.0f} ms")
     assert statistics.median(times["plain queue"]) > 3 * statistics.median(times["CoDel"])
     assert statistics.median(times["CoDel"]) < 0.1
     assert cable.account().balances()
