@@ -392,11 +392,10 @@ class TapNic(Driver):
         if way is not None:
             self._straight_to(way, frames, pair, octets)
         else:
+            # All is looked up each time: what a frame brings about may change the wire for the next.
             for m in frames:
                 if end.accepts == accepts or not is_unfinished(m):
-                    end.send(
-                        m
-                    )  # looked up each time: what a frame brings about may change the wire for the next
+                    end.send(m)
                 else:
                     ifp.if_opackets -= 1
                     self.send(m)
