@@ -54,6 +54,10 @@ costs nothing.
 """
 
 
+LEAD = LINGER
+"""Seconds by which the engine wakes before a call is due, and waits awake: a frame leaves a delayed cable by so much
+nearer to its time, on a virtual machine above all."""
+
 MOST = 64
 """File descriptors looked at in one round; the kernel hands out the rest in the next ones."""
 
@@ -104,12 +108,13 @@ class Engine:
         self._order = itertools.count()
         self._calls: deque[Callable[[], None]] = deque()
         self._armed: float | None = None
+        """What the timer is set for: the first deadline."""
         self._epoll = select.epoll()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._timer = TimerFd()
         self._stopping = False
         self.add_reader(self._bell, self._rung, frames=True)
-        self.add_reader(self._timer.fileno(), self._run_due)
+        self.add_reader(self._timer.fileno(), self._timer.clear, frames=True)
         tasks.on_work = self.wake
         self._thread = threading.Thread(target=self._run, name=f"{name}-engine", daemon=True)
         self.watchdog = Watchdog(self, Engine._run.__code__, name)
@@ -188,22 +193,20 @@ class Engine:
         deadline = self._due[0][0] if self._due else None
         if deadline != self._armed:
             self._armed = deadline
-            self._timer.set(deadline)
+            self._timer.set(None if deadline is None else deadline - LEAD)
 
     def _run(self) -> None:
         poll, reader_of, tasks, now = self._epoll.poll, self._readers.get, self.tasks, time.monotonic
         take, release = self.lock.quietly, self.lock.release
         while not self._stopping:
             events = poll(0, MOST)
-            if not events and LINGER:
-                until = now() + LINGER
-                while not events and now() < until:
-                    events = poll(0, MOST)
             if not events:
-                events = poll(None, MOST)
+                events = self._wait(poll)
             take()
             try:
                 self.rounds += 1
+                if (due := self._armed) is not None and due <= now():
+                    self._run_due()
                 for fd, _ in events:
                     reader = reader_of(fd)
                     if reader is not None:
@@ -216,13 +219,27 @@ class Engine:
             finally:
                 release()
 
+    def _wait(self, poll: Callable[[float | None, int], list[tuple[int, int]]]) -> list[tuple[int, int]]:
+        """Wait for something to do: awake for ``LINGER``, and for a call that is due in ``LEAD``."""
+        now = time.monotonic
+        until = now() + LINGER
+        while True:
+            at, due = now(), self._armed
+            if due is not None and at >= due:
+                return []
+            if at >= until and (due is None or at < due - LEAD):
+                events = poll(None, MOST)
+                if events:
+                    return events
+            elif events := poll(0, MOST):
+                return events
+
     def _rung(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._bell)
 
     def _run_due(self) -> None:
-        """Timers that are due."""
-        self._timer.clear()
+        """Calls that are due."""
         self._armed = None
         now = time.monotonic()
         while self._due and self._due[0][0] <= now:
@@ -230,6 +247,7 @@ class Engine:
             if fn is not None:
                 self._guard(fn)
         self._arm()
+        self.lock.turns += 1
 
     def _work(self) -> None:
         """Calls from other threads, the task queue."""
