@@ -68,7 +68,10 @@ def if_attach_internal(ifp: Ifnet, vmove: bool) -> None:
     ifp.if_vnet = vnet
     if ifp.if_home_vnet is None:
         ifp.if_home_vnet = vnet
-    if_addgroup(ifp, IFG_ALL)
+    if all(
+        group.ifg_group != IFG_ALL for group in ifp.if_groups
+    ):  # an attach that panicked leaves it in there
+        if_addgroup(ifp, IFG_ALL)  # quirk 9: what goes wrong here comes out
     ifp.if_lastchange = time.time()
     ifp.if_epoch = time.monotonic()
 

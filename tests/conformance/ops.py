@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from iflab.net import (
+    ENOIOCTL,
     IFF,
     RTF,
     RTM,
@@ -116,7 +117,7 @@ def name_of(ifp: Ifnet | None) -> str | None:
 
 
 def errno_value(name: str) -> int:
-    return getattr(errno, name)
+    return ENOIOCTL if name == "ENOIOCTL" else getattr(errno, name)
 
 
 # the world
@@ -289,7 +290,7 @@ def driver(world: World, h: str, what: str, *words: str) -> None:
         case "ioctl":
             below.__class__ = SilentDriver if words[0] == "none" else RecordingDriver
             if words[0] == "fail":
-                below.fails[words[1]] = -3 if words[2] == "ENOIOCTL" else errno_value(words[2])
+                below.fails[words[1]] = errno_value(words[2])
             else:
                 below.fails = {}
         case "start":
