@@ -264,7 +264,8 @@ class Ifnet:
         if self.com_free is not None:
             self.com_free(self.if_l2com, self.if_alloctype)
             self.com_free = self.if_l2com = None
-        group.if_freegroups(self)
+        if self.if_vnet is None or not self.if_vnet.lists(self):
+            group.if_freegroups(self)
         self.set_description(None)
         ifq_delete(self.if_snd)
         self.kernel.freed("ifnet")

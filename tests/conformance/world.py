@@ -217,7 +217,7 @@ class World:
 
     def __init__(self) -> None:
         self.trace: list[str] = []
-        self.handles: dict[str, Ifnet] = {}
+        self.handles: dict[str, Ifnet | None] = {}
         self.routes: list[Rtentry] = []
         self.denied: set[str] = set()
         self.fault = False
