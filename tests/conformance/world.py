@@ -81,6 +81,7 @@ class SilentDriver(Driver):
 
     def if_detached(self, ifp: Ifnet) -> None:
         self.world.say(f"if_dead {ifp.if_xname}")
+        ifp.if_driver.if_detached = self.if_detached  # type: ignore[method-assign] # said again after another attach
 
     def own_transmit(self, ifp: Ifnet, m: bytes) -> int:
         self.world.say(f"drv_transmit {ifp.if_xname} len={len(m) - PKTHDR}")
