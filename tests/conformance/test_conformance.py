@@ -25,7 +25,7 @@ def test_the_port_does_what_the_original_did(script):
 
 
 def test_there_are_scripts():
-    assert len(SCRIPTS) >= 29
+    assert len(SCRIPTS) >= 65
 
 
 def test_a_single_wrong_word_would_be_found():
