@@ -93,7 +93,9 @@ def if_attach_internal(ifp: Ifnet, vmove: bool) -> None:
         if not IP_MAXPACKET // 8 <= ifp.if_hw_tsomax <= IP_MAXPACKET:
             raise KernelPanic("if_attach_internal: tsomax outside of range", 661)
     else:
-        ifp.link_sockaddr().sdl_index = ifp.if_index
+        for ifa in ifp.if_addrhead:
+            if isinstance(ifa.ifa_addr, SockaddrDl):
+                ifa.ifa_addr.sdl_index = ifp.if_index
 
     vnet.list_insert(ifp)
     if kernel.domain_init_status >= 2:

@@ -1,6 +1,7 @@
 """``python -m tests.conformance FILE.ops``: run a script, print the lines."""
 
 import json
+import logging
 import sys
 
 from . import ScriptError, run_lines
@@ -10,8 +11,9 @@ def main() -> int:
     if len(sys.argv) != 2:
         print("usage: python -m tests.conformance FILE.ops", file=sys.stderr)
         return 2
+    logging.getLogger("iflab").addHandler(logging.NullHandler())  # what is logged is in the trace
     try:
-        with open(sys.argv[1]) as script:
+        with open(sys.argv[1], encoding="utf-8") as script:
             for row in run_lines(script):
                 print(json.dumps(row))
     except ScriptError as error:

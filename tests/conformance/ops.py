@@ -636,7 +636,7 @@ def make_request(world: World, cmd: str, name: str, argument: str) -> Any:
             request.ifr_buffer.length = len(text.encode()) + 1
             request.ifr_buffer.data = text
     elif cmd == "SIOCGIFDESCR":
-        request.ifr_buffer.length = int(argument)
+        request.ifr_buffer.length = int(argument) % 2**64  # a size_t
     elif cmd == "SIOCSIFNAME":
         request.ifr_buffer.data = "" if argument == "''" else argument
     elif cmd in ("SIOCADDMULTI", "SIOCDELMULTI", "SIOCSIFLLADDR"):
