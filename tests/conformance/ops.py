@@ -329,10 +329,7 @@ def driver(world: World, h: str, what: str, *words: str) -> None:
     match what:
         case "ioctl":
             below.__class__ = SilentDriver if words[0] == "none" else RecordingDriver
-            if words[0] == "fail":
-                below.fails[words[1]] = errno_value(words[2])
-            else:
-                below.fails = {}
+            below.fails = {words[1]: errno_value(words[2])} if words[0] == "fail" else {}
         case "start":
             below.drains = words[0] == "drain"
         case "oactive":
