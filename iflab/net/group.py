@@ -68,13 +68,16 @@ def _cut(name: str) -> str:
 def if_addgroup(ifp: Ifnet, groupname: str) -> None:
     """Put the interface into a group, making the group if need be (1082-1149).
 
-    Raises EINVAL for a name that ends in a digit, EEXIST when it is in already.
+    Raises EINVAL for a name that ends in a digit, EEXIST when it is in already,
+    ENXIO for an interface that was freed; one that is only detached may join.
     """
     name = _cut(groupname)
     if name and name[-1] in "0123456789":
         raise refuse(errno.EINVAL, f"{name!r} ends in a digit, as interface names do; a group name must not")
     kernel = ifp.kernel
     with kernel.giant:
+        if ifp.if_refcount == 0:
+            raise refuse(errno.ENXIO, f"{ifp.if_xname}: the interface was freed")
         if any(group.ifg_group == name for group in ifp.if_groups):
             raise refuse(errno.EEXIST, f"{ifp.if_xname} is in the group {name!r} already")
         vnet = ifp.curvnet
