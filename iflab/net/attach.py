@@ -68,7 +68,10 @@ def if_attach_internal(ifp: Ifnet, vmove: bool) -> None:
     ifp.if_vnet = vnet
     if ifp.if_home_vnet is None:
         ifp.if_home_vnet = vnet
-    if_addgroup(ifp, IFG_ALL)
+    if all(
+        group.ifg_group != IFG_ALL for group in ifp.if_groups
+    ):  # an attach that panicked leaves it in there
+        if_addgroup(ifp, IFG_ALL)  # quirk 9: what goes wrong here comes out
     ifp.if_lastchange = time.time()
     ifp.if_epoch = time.monotonic()
 
@@ -90,7 +93,9 @@ def if_attach_internal(ifp: Ifnet, vmove: bool) -> None:
         if not IP_MAXPACKET // 8 <= ifp.if_hw_tsomax <= IP_MAXPACKET:
             raise KernelPanic("if_attach_internal: tsomax outside of range", 661)
     else:
-        ifp.link_sockaddr().sdl_index = ifp.if_index
+        for ifa in ifp.if_addrhead:
+            if isinstance(ifa.ifa_addr, SockaddrDl):
+                ifa.ifa_addr.sdl_index = ifp.if_index
 
     vnet.list_insert(ifp)
     if kernel.domain_init_status >= 2:

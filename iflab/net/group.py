@@ -14,9 +14,8 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from .driver import DeadDriver
 from .errors import refuse
-from .flags import IFF, IFNAMSIZ
+from .flags import IFNAMSIZ
 from .sockio import Ifgroupreq
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ __all__ = [
     "if_addgroup",
     "if_delgroup",
     "if_delgroups",
+    "if_freegroups",
     "if_getgroup",
     "if_getgroupmembers",
 ]
@@ -38,13 +38,18 @@ IFG_REQ_SIZE = 16
 
 
 class Group:
-    """A group of a vnet: its name and its members in the order in which they joined."""
+    """A group of a vnet: its name and its members in the order in which they joined.
 
-    __slots__ = ("ifg_group", "ifg_members")
+    ``groups`` is the table that it stands in, and leaves with its last member.
+    """
 
-    def __init__(self, name: str) -> None:
+    __slots__ = ("groups", "ifg_group", "ifg_members")
+
+    def __init__(self, name: str, groups: dict[str, Group]) -> None:
         self.ifg_group = name
         self.ifg_members: list[Ifnet] = []
+        self.groups = groups
+        groups[name] = self
 
     @property
     def ifg_refcnt(self) -> int:
@@ -64,22 +69,22 @@ def if_addgroup(ifp: Ifnet, groupname: str) -> None:
     """Put the interface into a group, making the group if need be (1082-1149).
 
     Raises EINVAL for a name that ends in a digit, EEXIST when it is in already,
-    ENXIO when the interface is gone: nobody would ever take it out again.
+    ENXIO for an interface that was freed; one that is only detached may join.
     """
     name = _cut(groupname)
     if name and name[-1] in "0123456789":
         raise refuse(errno.EINVAL, f"{name!r} ends in a digit, as interface names do; a group name must not")
     kernel = ifp.kernel
     with kernel.giant:
-        if ifp.if_flags & IFF.DYING or isinstance(ifp.if_driver, DeadDriver):
-            raise refuse(errno.ENXIO, f"{ifp.if_xname}: the interface is gone")
+        if ifp.if_refcount == 0:
+            raise refuse(errno.ENXIO, f"{ifp.if_xname}: the interface was freed")
         if any(group.ifg_group == name for group in ifp.if_groups):
             raise refuse(errno.EEXIST, f"{ifp.if_xname} is in the group {name!r} already")
         vnet = ifp.curvnet
         group = vnet.groups.get(name)
         new = group is None
         if group is None:
-            group = vnet.groups[name] = Group(name)
+            group = Group(name, vnet.groups)
             kernel.allocated("temp")
         group.ifg_members.append(ifp)
         ifp.if_groups.append(group)
@@ -106,18 +111,27 @@ def if_delgroups(ifp: Ifnet) -> None:
             _leave(ifp, ifp.if_groups[0])
 
 
+def if_freegroups(ifp: Ifnet) -> None:
+    """Take a freed interface out of what it joined after its detach. The original leaves a dangling pointer there."""
+    for group in tuple(ifp.if_groups):
+        _unlink(ifp, group)
+
+
 def _leave(ifp: Ifnet, group: Group) -> None:
-    kernel = ifp.kernel
+    events = ifp.kernel.events
+    _unlink(ifp, group)
+    if not group.ifg_members:
+        events.invoke("group_detach_event", group)
+    events.invoke("group_change_event", group.ifg_group)
+
+
+def _unlink(ifp: Ifnet, group: Group) -> None:
     ifp.if_groups.remove(group)
     group.ifg_members.remove(ifp)
-    kernel.freed("temp", 2)
+    ifp.kernel.freed("temp", 2)
     if not group.ifg_members:
-        groups = ifp.curvnet.groups
-        if groups.get(group.ifg_group) is group:
-            del groups[group.ifg_group]
-        kernel.events.invoke("group_detach_event", group)
-        kernel.freed("temp")
-    kernel.events.invoke("group_change_event", group.ifg_group)
+        del group.groups[group.ifg_group]
+        ifp.kernel.freed("temp")
 
 
 def if_getgroup(ifp: Ifnet, request: Ifgroupreq) -> None:

@@ -251,7 +251,7 @@ class Ifnet:
         """Give up the interface: its index is free at once, itself with the last reference (499-518)."""
         kernel = self.kernel
         with kernel.giant:
-            vnet = self.if_vnet or self.alloc_vnet
+            vnet = self.if_vnet = self.if_vnet or self.alloc_vnet  # quirk 1
             if vnet.ifnet_byindex(self.if_index) is not self:
                 raise KernelPanic(f"{self.if_xname}: freeing unallocated ifnet", 508)
             self.if_flags |= IFF.DYING
@@ -264,6 +264,8 @@ class Ifnet:
         if self.com_free is not None:
             self.com_free(self.if_l2com, self.if_alloctype)
             self.com_free = self.if_l2com = None
+        if self.if_vnet is None or not self.if_vnet.lists(self):
+            group.if_freegroups(self)
         self.set_description(None)
         ifq_delete(self.if_snd)
         self.kernel.freed("ifnet")

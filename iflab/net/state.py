@@ -112,7 +112,7 @@ def if_link_state_change(ifp: Ifnet, link_state: LinkState | int) -> None:
 def do_link_state_change(ifp: Ifnet, pending: int) -> None:
     """Tell of the link's present state, for ``pending`` changes at once (1999-2032)."""
     kernel, hooks, state = ifp.kernel, ifp.kernel.hooks, ifp.if_link_state
-    vnet = ifp.if_vnet
+    vnet = ifp.if_vnet or ifp.alloc_vnet  # quirk 1
     with kernel.giant, kernel.curvnet_set(vnet):
         kernel.rtsock.rt_ifmsg(ifp)
         if ifp.if_vlantrunk is not None and hooks.vlan_link_state_p is not None:
@@ -129,7 +129,7 @@ def do_link_state_change(ifp: Ifnet, pending: int) -> None:
         if ifp.if_lagg is not None and hooks.lagg_linkstate_p is not None:
             hooks.lagg_linkstate_p(ifp, state)
         up = state is LinkState.UP
-        if vnet is not None and vnet.is_default:
+        if vnet.is_default:
             kernel.devctl.devctl_notify("IFNET", ifp.if_xname, "LINK_UP" if up else "LINK_DOWN")
         if pending > 1:
             ifp.if_printf(f"{pending} link states coalesced\n")

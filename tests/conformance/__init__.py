@@ -5,6 +5,6 @@ runs a script over a recording driver and a recording stack and prints a JSON
 object a line, in the form of the ``.jsonl`` files.
 """
 
-from .ops import run_lines
+from .ops import ScriptError, run_lines
 
-__all__ = ["run_lines"]
+__all__ = ["ScriptError", "run_lines"]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from iflab.net import (
+    ENOIOCTL,
     IFF,
     RTF,
     RTM,
@@ -34,6 +36,7 @@ from iflab.net import (
     lladdr,
     mbuf,
 )
+from iflab.net.driver import DeadDriver
 
 from .world import TYPES, RecordingDriver, SilentDriver, World, flags_text, flags_value
 
@@ -52,6 +55,14 @@ def op_errno(fn: Op) -> Op:
     return op(fn)
 
 
+class ScriptError(Exception):
+    """A line that is no op of the language; ``line`` is its number."""
+
+    def __init__(self, reason: str, line: int = 0) -> None:
+        super().__init__(reason)
+        self.line = line
+
+
 class Failed(Exception):
     """An op that answers an errno and a result all the same."""
 
@@ -62,17 +73,26 @@ class Failed(Exception):
 
 
 def run_lines(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """Run a script in a fresh world; give a row an op."""
+    """Run a script in a fresh world; give a row an op. Raises ``ScriptError`` at a line that is none."""
     world = World()
-    for line in lines:
+    for number, line in enumerate(lines, 1):
         text = line.strip()
         if text and not text.startswith("#"):
-            yield run_op(world, text)
+            try:
+                yield run_op(world, text)
+            except ScriptError as error:
+                raise ScriptError(f"{text!r}: {error}", number) from error
 
 
 def run_op(world: World, text: str) -> dict[str, Any]:
     """Run one op and tell what came of it."""
     name, *words = text.split()
+    if name not in OPS:
+        raise ScriptError(f"no op is called {name!r}")
+    try:
+        inspect.signature(OPS[name]).bind(world, *words)
+    except TypeError as error:
+        raise ScriptError(f"{name}: {error}") from None
     world.trace = []
     row: dict[str, Any] = {"op": text}
     code, result = 0, None
@@ -85,20 +105,28 @@ def run_op(world: World, text: str) -> dict[str, Any]:
         code, result = failed.code, failed.result
     except OSError as error:
         code = error.errno or 0
+    except (ValueError, LookupError) as error:  # a number, a type or a flag that is none
+        raise ScriptError(f"{type(error).__name__}: {error}") from error
     if name in WITH_ERRNO:
         row["errno"] = errno_name(code)
     return row | {"result": result, "trace": world.trace}
 
 
 def handle(world: World, h: str) -> Ifnet:
-    return world.handles[h]
+    if h not in world.handles:
+        raise ScriptError(f"there is no interface {h}")
+    ifp = world.handles[h]
+    if ifp is None:
+        raise OSError(errno.ENXIO, f"{h} could not be allocated")
+    return ifp
 
 
 def find_ifa(world: World, h: str, address: str) -> Ifaddr:
+    wanted = str(as_sockaddr(address))
     for ifa in handle(world, h).if_addrhead:
-        if str(ifa.ifa_addr) == address:
+        if str(ifa.ifa_addr) == wanted:
             return ifa
-    raise KeyError(f"{h} has no address {address}")
+    raise OSError(errno.EADDRNOTAVAIL, f"{h} has no address {address}")
 
 
 def shown(ifa: Ifaddr | None) -> str | None:
@@ -115,8 +143,15 @@ def name_of(ifp: Ifnet | None) -> str | None:
     return ifp.if_xname if ifp is not None else None
 
 
+def u_short(text: str) -> int:
+    return int(text) & 0xFFFF
+
+
 def errno_value(name: str) -> int:
-    return getattr(errno, name)
+    code = ENOIOCTL if name == "ENOIOCTL" else getattr(errno, name, None)
+    if code is None:
+        raise ScriptError(f"no errno is called {name!r}")
+    return code
 
 
 # the world
@@ -162,7 +197,10 @@ def proto(world: World, answer: str) -> None:
 @op
 def sysctl(world: World, name: str, value: str) -> None:
     full = "net.ifdescr_maxlen" if name == "ifdescr_maxlen" else f"net.link.{name}"
-    world.kernel.sysctl.tunable(full, int(value))
+    setting = world.kernel.sysctl.find(full)
+    setting.value = (
+        int(value) % 2**32 if name == "ifdescr_maxlen" else int(value)
+    )  # as the C variable, unchecked
 
 
 @op
@@ -202,7 +240,8 @@ def hook(world: World, kind: str, h: str, state: str) -> None:
             ifp.if_vlantrunk = device
             hooks.vlan_link_state_p = lambda ifp: world.say(f"hook vlan_link_state {ifp.if_xname}")
         case "netgraph":
-            ifp.if_l2com.ac_netgraph = device
+            if ifp.if_l2com is not None:
+                ifp.if_l2com.ac_netgraph = device
             hooks.ng_ether_link_state_p = lambda ifp, s: world.say(
                 f"hook ng_ether_link_state {ifp.if_xname} {link_word(s)}"
             )
@@ -217,8 +256,8 @@ def link_word(state: int) -> str:
 
 @op
 def alloc(world: World, h: str, kind: str, name: str, unit: str) -> int:
-    ifp = world.vnet.if_alloc(TYPES[kind])
-    world.handles[h] = ifp
+    world.handles[h] = None
+    ifp = world.handles[h] = world.vnet.if_alloc(TYPES[kind])
     ifp.if_initname(name, None if unit == "-" else int(unit))
     ethernet = kind not in ("loop", "tunnel")
     ifp.if_flags = {
@@ -284,14 +323,13 @@ def start(world: World, h: str) -> None:
 def driver(world: World, h: str, what: str, *words: str) -> None:
     ifp = handle(world, h)
     below: Any = ifp.if_driver
+    if isinstance(below, DeadDriver):  # the one that it was; nothing reaches it any more
+        below = RecordingDriver(world, ethernet=False)
     on = words[0] == "on"
     match what:
         case "ioctl":
             below.__class__ = SilentDriver if words[0] == "none" else RecordingDriver
-            if words[0] == "fail":
-                below.fails[words[1]] = -3 if words[2] == "ENOIOCTL" else errno_value(words[2])
-            else:
-                below.fails = {}
+            below.fails = {words[1]: errno_value(words[2])} if words[0] == "fail" else {}
         case "start":
             below.drains = words[0] == "drain"
         case "oactive":
@@ -310,6 +348,8 @@ def driver(world: World, h: str, what: str, *words: str) -> None:
             below.if_transmit = below.own_transmit
             below.if_qflush = below.own_qflush if words[0] == "own" else None
             ifp.bind_driver()
+        case _:
+            raise ScriptError(f"a driver has no {what!r}")
 
 
 @op
@@ -385,7 +425,9 @@ def delallmulti(world: World, h: str) -> None:
 @op
 def delmulti_ifma(world: World, h: str, address: str) -> None:
     """By the membership itself: the one on the list, else the one that a holder kept when the list lost it."""
-    if_delmulti_ifma(handle(world, h).if_findmulti(address) or world.orphans[h, address])
+    ifma = handle(world, h).if_findmulti(address) or world.orphans.get((h, address))
+    if ifma is not None and ifma.ifma_refcount:
+        if_delmulti_ifma(ifma)
 
 
 @op_errno
@@ -490,17 +532,17 @@ def ifaof(world: World, h: str, address: str) -> str | None:
 
 @op
 def ifaddr_byindex(world: World, index: str) -> str | None:
-    return shown(world.vnet.ifaddr_byindex(int(index)))
+    return shown(world.vnet.ifaddr_byindex(u_short(index)))
 
 
 @op
 def byindex(world: World, index: str) -> str | None:
-    return name_of(world.vnet.ifnet_byindex(int(index)))
+    return name_of(world.vnet.ifnet_byindex(u_short(index)))
 
 
 @op
 def byindex_ref(world: World, index: str) -> str | None:
-    return name_of(world.vnet.ifnet_byindex_ref(int(index)))
+    return name_of(world.vnet.ifnet_byindex_ref(u_short(index)))
 
 
 @op
@@ -538,7 +580,8 @@ def loopback_route(world: World, what: str, h: str, address: str) -> None:
 @op
 def link_rtrequest_(world: World, h: str, destination: str, what: str) -> str | None:
     link = handle(world, h).if_addr
-    assert link is not None
+    if link is None:
+        raise OSError(errno.ENXIO, f"{h} is not attached")
     link.ifa_ref()
     rt = Rtentry(as_sockaddr(destination), rt_ifp=handle(world, h), rt_ifa=link)
     link_rtrequest(RTM.ADD if what == "add" else RTM.DELETE, rt, None)
@@ -590,7 +633,7 @@ def make_request(world: World, cmd: str, name: str, argument: str) -> Any:
             request.ifr_buffer.length = len(text.encode()) + 1
             request.ifr_buffer.data = text
     elif cmd == "SIOCGIFDESCR":
-        request.ifr_buffer.length = int(argument)
+        request.ifr_buffer.length = int(argument) % 2**64  # a size_t
     elif cmd == "SIOCSIFNAME":
         request.ifr_buffer.data = "" if argument == "''" else argument
     elif cmd in ("SIOCADDMULTI", "SIOCDELMULTI", "SIOCSIFLLADDR"):
@@ -606,7 +649,7 @@ def make_request(world: World, cmd: str, name: str, argument: str) -> Any:
 
 def answer_of(cmd: str, request: Any) -> Any:
     if cmd == "SIOCGIFCONF":
-        entries = [f"{name} {address}" for name, address in request.ifc_req.data or []]
+        entries = [f"{name} {address or '-'}" for name, address in request.ifc_req.data or []]
         return {"len": request.ifc_len, "entries": entries}
     if cmd in ("SIOCGIFGROUP", "SIOCGIFGMEMB"):
         return {"len": request.ifgr_len, "names": request.ifgr_groups.data or []}

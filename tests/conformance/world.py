@@ -81,6 +81,7 @@ class SilentDriver(Driver):
 
     def if_detached(self, ifp: Ifnet) -> None:
         self.world.say(f"if_dead {ifp.if_xname}")
+        ifp.if_driver.if_detached = self.if_detached  # type: ignore[method-assign] # said again after another attach
 
     def own_transmit(self, ifp: Ifnet, m: bytes) -> int:
         self.world.say(f"drv_transmit {ifp.if_xname} len={len(m) - PKTHDR}")
@@ -217,7 +218,7 @@ class World:
 
     def __init__(self) -> None:
         self.trace: list[str] = []
-        self.handles: dict[str, Ifnet] = {}
+        self.handles: dict[str, Ifnet | None] = {}
         self.routes: list[Rtentry] = []
         self.denied: set[str] = set()
         self.fault = False

@@ -6,7 +6,7 @@ import weakref
 
 import pytest
 
-from iflab.net import IFF, Ifreq, Kernel, KernelPanic, LinkState, frame_of, if_handoff, mbuf
+from iflab.net import IFF, IFT, Ifreq, Kernel, KernelPanic, LinkState, frame_of, if_handoff, mbuf
 
 from .doubles import ethernet, frame
 
@@ -121,6 +121,38 @@ def test_detached_and_freed_nothing_is_left():
 
     assert gone() is None
     assert set(vnet.kernel.live().values()) == {0}
+
+
+def test_what_joins_a_group_after_its_detach_leaves_it_when_it_is_freed():
+    vnet, ifp, _ = ethernet()
+    other = vnet.if_alloc(IFT.ETHER)
+    ifp.if_detach()
+    ifp.if_addgroup("late")
+    ifp.if_addgroup("shared")
+    other.if_addgroup("shared")
+
+    ifp.if_free()
+
+    assert list(vnet.groups) == ["shared"]
+    assert vnet.groups["shared"].ifg_members == [other]
+    with pytest.raises(OSError, match="was freed") as refused:
+        ifp.if_addgroup("later")
+    assert refused.value.errno == errno.ENXIO
+    other.if_delgroup("shared")
+    other.if_free()
+    assert set(vnet.kernel.live().values()) == {0}
+
+
+def test_an_interface_may_be_attached_anew_and_has_the_dead_driver_then():
+    vnet, ifp, _ = ethernet()
+    ifp.if_detach()
+
+    ifp.if_attach()
+
+    assert vnet.ifunit("em0") is ifp
+    with pytest.raises(OSError, match="em0") as refused:
+        ifp.if_transmit(frame("x"))
+    assert refused.value.errno == errno.ENXIO
 
 
 def test_a_detached_interface_answers_enxio():

@@ -174,15 +174,30 @@ def test_quirk_08_assertions_of_attach_come_after_joining_all():
     assert not vnet.lists(ifp)
 
 
-def test_quirk_09_joining_all_that_fails_comes_out_of_attach():
+def test_quirk_09_joining_all_that_fails_comes_out_of_attach(monkeypatch):
+    def no_memory(ifp, name):
+        raise OSError(errno.ENOMEM, name)
+
+    vnet = Kernel().vnet_alloc("v")
+    ifp = vnet.if_alloc(IFT.ETHER)
+    ifp.if_driver = RecordingDriver()
+    monkeypatch.setattr("iflab.net.attach.if_addgroup", no_memory)
+
+    assert code(ifp.if_attach) == "ENOMEM"
+
+    assert not vnet.lists(ifp)
+
+
+def test_quirk_09_who_is_in_all_already_attaches_all_the_same():
     vnet = Kernel().vnet_alloc("v")
     ifp = vnet.if_alloc(IFT.ETHER)
     ifp.if_driver = RecordingDriver()
     ifp.if_addgroup("all")
 
-    assert code(ifp.if_attach) == "EEXIST"
+    ifp.if_attach()
 
-    assert not vnet.lists(ifp)
+    assert vnet.lists(ifp)
+    assert [group.ifg_group for group in ifp.if_groups] == ["all"]
 
 
 def test_quirk_10_detaching_the_unlisted_is_silent_and_moving_it_panics():
