@@ -27,6 +27,7 @@ import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from iflab.addresses import address_ioctl, prefixlen
@@ -148,6 +149,13 @@ def _key(addr: Addr) -> _AddressKey:
 def _key_of(ifa: Ifaddr) -> _AddressKey:
     far = str(ifa.ifa_dstaddr) if ifa.ifa_dstaddr is not None else None
     return str(ifa.ifa_addr), prefixlen(ifa.ifa_netmask, ifa.ifa_addr), far
+
+
+@dataclass(slots=True, eq=False)
+class _KernelRoute(Rtentry):
+    """A route that a walk found, and ``row``, what the kernel says of it."""
+
+    row: Route = field(kw_only=True)
 
 
 class LinuxStack(Stack):
@@ -436,11 +444,15 @@ class LinuxStack(Stack):
 
     # down: routes
 
+    def _fib(self, table: int) -> int:
+        """The fib of a table. Tables that are none belong to fib 0."""
+        return table if table < FIBS else 0
+
     def _table(self, fib: int) -> int:
         return fib or _MAIN
 
     def rt_walktree(self, family: AddressFamily, fib: int) -> Iterable[Rtentry]:
-        """The kernel's routes of that table that lead through an interface of ours."""
+        """The kernel's routes that lead through an interface of ours; with fib 0 those of tables that are no fib's, too."""
         if family not in (AddressFamily.INET, AddressFamily.INET6) or self.closing:
             return ()
         if family is AddressFamily.INET and fib == 0:  # a walk over all families and tables begins here
@@ -451,19 +463,25 @@ class LinuxStack(Stack):
         with Netlink(self.netns) as netlink:
             return netlink.routes()
 
-    def _entries(self, family: AddressFamily, fib: int, rows: list[Route]) -> Iterator[Rtentry]:
+    def _entries(self, family: AddressFamily, fib: int, rows: list[Route]) -> Iterator[_KernelRoute]:
         wanted = socket.AF_INET if family is AddressFamily.INET else socket.AF_INET6
         for row in rows:
             ifp = self._nics.get(row.oif)
-            if row.family == wanted and row.table == self._table(fib) and ifp is not None:
+            if (
+                row.family == wanted
+                and self._fib(row.table) == fib
+                and row.table != _LOCAL
+                and ifp is not None
+            ):
                 any_address = "0.0.0.0" if wanted == socket.AF_INET else "::"
-                yield Rtentry(
+                yield _KernelRoute(
                     rt_key=_sockaddr(row.dst or any_address),
                     rt_mask=_netmask(wanted, row.dst_len),
                     rt_gateway=_sockaddr(row.gateway) if row.gateway else None,
                     rt_flags=RTF.UP | (RTF.GATEWAY if row.gateway else 0),
                     rt_ifp=ifp,
                     rt_fibnum=fib,
+                    row=row,
                 )
 
     def route_rows(self, fib: int) -> list[RouteRow]:
@@ -504,14 +522,17 @@ class LinuxStack(Stack):
         return ifp.if_index if ifp is not None else ifindex
 
     def rtrequest_fib(self, cmd: RTM, rt: Rtentry, fib: int) -> None:
-        """Delete a route. One that the kernel deleted meanwhile is no error."""
-        assert rt.rt_ifp is not None
-        destination = f"{rt.rt_key}/{prefixlen(rt.rt_mask, rt.rt_key)}"
-        gateway = str(rt.rt_gateway) if rt.rt_gateway is not None else None
+        """Delete a route that a walk found. One that the kernel deleted meanwhile is no error."""
+        assert isinstance(rt, _KernelRoute)
+        row = rt.row
         try:
             with Netlink(self.netns) as netlink:
                 netlink.route_del(
-                    destination, via=gateway, index=rt.rt_ifp.if_softc.tap.ifindex, table=self._table(fib)
+                    f"{rt.rt_key}/{row.dst_len}",
+                    via=row.gateway,
+                    index=row.oif,
+                    table=row.table,
+                    kind=row.kind,
                 )
         except OSError as error:
             if error.errno != errno.ESRCH:
@@ -539,6 +560,8 @@ class LinuxStack(Stack):
             return made
         found = None
         for rt in self._entries(sa.family, fib, self._read_routes()):
+            if rt.row.table != self._table(fib):
+                continue
             mask = rt.rt_mask.value if isinstance(rt.rt_mask, (SockaddrIn, SockaddrIn6)) else 0
             key = rt.rt_key.value if isinstance(rt.rt_key, (SockaddrIn, SockaddrIn6)) else 0
             if sa.value & mask == key & mask and (found is None or mask > found[0]):

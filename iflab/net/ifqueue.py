@@ -168,12 +168,18 @@ class Ifqueue:
         """True while a discipline decides."""
         return self._discipline is not None
 
-    def tbr_set(self, regulator: Any, dequeue: Callable[[Ifqueue, bool], Mbuf | None] | None) -> None:
-        """Put a token-bucket regulator on the way out, or take it off with ``(None, None)``.
+    def tbr_set(self, regulator: Any, dequeue: Callable[[Ifqueue, bool], Mbuf | None] | None = None) -> None:
+        """Put a token-bucket regulator on the way out, or take it off with None.
 
-        ``dequeue`` is the kernel's ``tbr_dequeue_ptr``: called with the queue and
-        whether it is only asked to look.
+        ``dequeue`` is called with the queue and whether it is only asked to look; the
+        kernel's ``tbr_dequeue_ptr`` serves a regulator that brings none. Raises ENXIO
+        when there is none either (sys/net/if.c 146-147).
         """
+        if regulator is not None and dequeue is None:
+            hooks = self.altq_ifp.kernel.hooks if self.altq_ifp is not None else None
+            dequeue = hooks.tbr_dequeue_ptr if hooks is not None else None
+            if dequeue is None:
+                raise refuse(errno.ENXIO, "no regulator is loaded that could serve the queue")
         self.altq_tbr = regulator
         self._tbr_dequeue = dequeue if regulator is not None else None
         self._tell()
