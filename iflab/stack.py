@@ -131,6 +131,16 @@ def _sockaddr(text: str) -> Sockaddr:
     return as_sockaddr(text)
 
 
+def _rtf(route: Route) -> int:
+    """Flags of a route that its addresses do not tell."""
+    made_by_hand = route.protocol in (3, 4)  # boot and static
+    return (
+        (RTF.STATIC if made_by_hand else 0)
+        | (RTF.BLACKHOLE if route.kind == "blackhole" else 0)
+        | (RTF.REJECT if route.kind in ("unreachable", "prohibit") else 0)
+    )
+
+
 def _netmask(family: int, prefixlen: int) -> Sockaddr:
     bits = 32 if family == socket.AF_INET else 128
     value = (1 << bits) - (1 << (bits - prefixlen))
@@ -417,11 +427,11 @@ class LinuxStack(Stack):
         self._forget_address(ifp, ifa)
 
     def _forget_address(self, ifp: Ifnet, ifa: Ifaddr) -> None:
-        addr, mask = ifa.ifa_addr, ifa.ifa_netmask
+        addr, mask, far = ifa.ifa_addr, ifa.ifa_netmask, ifa.ifa_dstaddr
         if ifa.ifa_carp is not None and ifp.kernel.hooks.carp_detach_p is not None:
             ifp.kernel.hooks.carp_detach_p(ifa)
         ifp.ifa_remove(ifa)
-        ifp.kernel.rtsock.rt_newaddrmsg(ifp, addr, mask, False)
+        ifp.kernel.rtsock.rt_newaddrmsg(ifp, addr, mask, False, far)
 
     def arp_ifinit(self, ifp: Ifnet, ifa: Ifaddr) -> None:
         """Send a gratuitous ARP request (RFC 5227, 3): neighbours on the wire learn the MAC."""
@@ -496,30 +506,32 @@ class LinuxStack(Stack):
             v4 = route.family == socket.AF_INET
             host = route.dst_len == (32 if v4 else 128)
             netif = names.get(route.oif, "-")
-            zone = f"%{netif}" if route.dst and route.dst.startswith("fe80") and not host else ""
+            zone = f"%{netif}" if route.dst and route.dst.startswith("fe80") else ""
             destination = (
                 "default" if not route.dst_len else f"{route.dst}{zone}" + (f"/{route.dst_len}" * (not host))
             )
             local = route.type == _LOCAL_ROUTE
+            flags = _rtf(route)
             rows.append(
                 RouteRow(
                     AddressFamily.INET if v4 else AddressFamily.INET6,
                     destination,
-                    route.gateway or f"link#{self._bsd_index(route.oif)}",
+                    route.gateway or self._link_name(route.oif, netif),
                     "U"
                     + "G" * (route.gateway is not None)
                     + "H" * host
-                    + "S" * (local or route.protocol in (3, 4))
-                    + "R" * (route.type in (7, 8))
-                    + "B" * (route.type == 6),
+                    + "S" * (local or bool(flags & RTF.STATIC))
+                    + "R" * bool(flags & RTF.REJECT)
+                    + "B" * bool(flags & RTF.BLACKHOLE),
                     "lo" if local else netif,
                 )
             )
         return rows
 
-    def _bsd_index(self, ifindex: int) -> int:
+    def _link_name(self, ifindex: int, name: str) -> str:
+        """How a gateway that is a link is written; a device of Linux alone, such as ``lo``, has no index here."""
         ifp = self._nics.get(ifindex)
-        return ifp.if_index if ifp is not None else ifindex
+        return f"link#{ifp.if_index}" if ifp is not None else name
 
     def rtrequest_fib(self, cmd: RTM, rt: Rtentry, fib: int) -> None:
         """Delete a route that a walk found. One that the kernel deleted meanwhile is no error."""
@@ -722,7 +734,7 @@ class LinuxStack(Stack):
 
     def _learn_address(self, ifp: Ifnet, addr: Addr) -> None:
         ifa = ifp.ifa_add(addr.address, _netmask(addr.family, addr.prefixlen), addr.peer or addr.broadcast)
-        ifp.kernel.rtsock.rt_newaddrmsg(ifp, ifa.ifa_addr, ifa.ifa_netmask, True)
+        ifp.kernel.rtsock.rt_newaddrmsg(ifp, ifa.ifa_addr, ifa.ifa_netmask, True, ifa.ifa_dstaddr)
 
     def agrees(self, ifp: Ifnet, link: Link) -> bool:
         """True when a link message says nothing that the ifnet does not say."""
@@ -1080,7 +1092,7 @@ class Listener:
     def _by_inode(self, inode: int | None) -> LinuxStack | None:
         return next((stack for stack in self._stacks.values() if stack.netns.inode == inode), None)
 
-    def _route(self, stack: LinuxStack, route: Any, new: bool) -> None:
+    def _route(self, stack: LinuxStack, route: Route, new: bool) -> None:
         if route.table == _LOCAL or stack.vnet is None:
             return
         ifp = stack.interface(route.oif)
@@ -1092,6 +1104,7 @@ class Listener:
                 fib=0 if route.table == _MAIN else route.table,
                 new=new,
                 vnet=stack.vnet.name,
+                flags=_rtf(route),
             )
         )
 

@@ -96,6 +96,8 @@ STALE_FOR = 0.1
 """Seconds for which frames may still come out that were queued before the kernel was told to finish them."""
 
 BROADCAST = b"\xff" * 6
+MEDIA = "Ethernet 10Gbase-T <full-duplex>"
+"""The only one there is, in ifconfig's words."""
 
 # Linux's numbers for the flags that both sides have.
 _LINUX_UP, _LINUX_NOARP, _LINUX_PROMISC, _LINUX_ALLMULTI = 0x1, 0x80, 0x100, 0x200
@@ -662,7 +664,10 @@ class TapNic(Driver):
             ifp.if_capenable = wanted
             self.rethink()
         elif cmd == "SIOCGIFMEDIA":
-            data.ifr_data = {"media": "Ethernet 10Gbase-T <full-duplex>", "active": self.end is not None}
+            data.ifr_data = {"media": MEDIA, "active": self.end is not None}
+        elif cmd == "SIOCSIFMEDIA":
+            if data.ifr_data not in (MEDIA, "Ethernet autoselect"):
+                raise OSError(errno.EINVAL, f"{self.name}: its only media is {MEDIA}, not {data.ifr_data}")
         else:
             raise OSError(errno.EINVAL, f"{self.name}: a TAP NIC knows no {cmd}")
 

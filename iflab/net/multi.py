@@ -162,7 +162,7 @@ def if_addmulti(ifp: Ifnet, sa: Sockaddr | str) -> Ifmultiaddr:
             ifma.ifma_llifma = ll_ifma
         members.insert_head(ifma)
         # No message for the link-level membership that this one brought along (quirk 17).
-        ifp.kernel.rtsock.rt_newmaddrmsg(ifp, ifma.ifma_addr, True)
+        ifp.kernel.rtsock.rt_newmaddrmsg(ifp, ifma.ifma_addr, True, ifma.ifma_lladdr)
         ifp.driver_ioctl_unheeded("SIOCADDMULTI", None)
         return ifma
 
@@ -214,7 +214,7 @@ def if_purgemaddrs(ifp: Ifnet) -> None:
 def _orphan(ifma: Ifmultiaddr) -> None:
     ifp = ifma.ifma_ifp
     if ifp is not None:
-        ifp.kernel.rtsock.rt_newmaddrmsg(ifp, ifma.ifma_addr, False)
+        ifp.kernel.rtsock.rt_newmaddrmsg(ifp, ifma.ifma_addr, False, ifma.ifma_lladdr)
         ifp.if_multiaddrs.remove(ifma)
         ifma.ifma_ifp = None
 

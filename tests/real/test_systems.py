@@ -174,7 +174,7 @@ def test_row_05_a_discipline_and_a_regulator_stand_in_the_way_of_real_frames(lab
     drops, before, flushed = em0.if_snd.ifq_drops, came(), em0.if_snd.ifq_flushed
     send(40)
     send(10, tos=0xE0)
-    assert int(alice.netstat("-Id", "em0").splitlines()[1].split()[-1]) == em0.if_snd.ifq_drops > drops
+    assert int(alice.netstat("-dI", "em0").splitlines()[1].split()[-1]) == em0.if_snd.ifq_drops > drops
     assert 30 <= em0.if_snd.ifq_len <= 40
     assert came() - before < 10
 
