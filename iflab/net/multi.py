@@ -119,9 +119,11 @@ class MulticastList:
         return {key for family, key in self._by_address if family is AddressFamily.LINK}
 
     def insert_head(self, ifma: Ifmultiaddr) -> None:
+        """Put a membership first (3037, 3049)."""
         self._by_address[ifma.ifma_addr.family, ifma.ifma_addr.key] = ifma
 
     def remove(self, ifma: Ifmultiaddr) -> None:
+        """Take a membership off; nothing happens when it is not on the list (3253, 3261)."""
         key = (ifma.ifma_addr.family, ifma.ifma_addr.key)
         if self._by_address.get(key) is ifma:
             del self._by_address[key]

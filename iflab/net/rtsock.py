@@ -259,5 +259,5 @@ class Devctl(_Broadcast[DevctlNotice]):
     """``devctl_notify`` and its readers."""
 
     def devctl_notify(self, system: str, subsystem: str, kind: str, data: str | None = None) -> None:
-        """Send one notice."""
+        """Send one notice (called at 694, 915, 2022)."""
         self.post(DevctlNotice(system, subsystem, kind, data))
