@@ -67,7 +67,7 @@ def address_ioctl(stack: LinuxStack, cmd: str, data: Any, ifp: Ifnet, td: Thread
         if wanted is not None and shared is not None and shared(ifp, wanted):
             return True
         ifa = _chosen(ifp, _family(cmd), _wanted(data), strict=True)
-        stack.del_address(ifp, f"{ifa.ifa_addr}/{prefixlen(ifa.ifa_netmask, ifa.ifa_addr)}")
+        stack.del_address(ifp, ifa)
     elif cmd.removesuffix("_IN6") in _GETTERS:
         _get(ifp, cmd.removesuffix("_IN6"), _family(cmd), data)
     else:
@@ -82,7 +82,13 @@ def _family(cmd: str) -> AddressFamily:
 def _alias(data: Any) -> Ifaliasreq:
     if isinstance(data, Ifaliasreq):
         return data
-    interface = ipaddress.ip_interface(str(data.ifr_data))
+    try:
+        interface = ipaddress.ip_interface(str(data.ifr_data))
+    except ValueError:
+        raise OSError(
+            errno.EINVAL,
+            f"{data.ifr_name}: SIOCAIFADDR needs an address such as 192.0.2.1/24, not {data.ifr_data!r}",
+        ) from None
     return Ifaliasreq(
         ifra_name=data.ifr_name,
         ifra_addr=as_sockaddr(str(interface.ip)),
@@ -94,7 +100,10 @@ def _wanted(data: Any) -> Sockaddr | None:
     if isinstance(data, Ifaliasreq):
         return data.ifra_addr
     if data.ifr_data is not None:
-        return as_sockaddr(str(data.ifr_data).split("/")[0])
+        try:
+            return as_sockaddr(str(data.ifr_data).split("/")[0])
+        except ValueError as error:
+            raise OSError(errno.EINVAL, f"{data.ifr_name}: {error}") from None
     found: Sockaddr | None = data.ifr_addr
     return found
 
@@ -138,10 +147,19 @@ def _add(stack: LinuxStack, ifp: Ifnet, alias: Ifaliasreq) -> None:
         return
     there = next((ifa for ifa in ifp.if_addrhead if ifa.ifa_addr == address), None)
     if there is not None:
-        old_bits = prefixlen(there.ifa_netmask, address)
-        if old_bits == bits and far in (None, there.ifa_dstaddr):
+        if prefixlen(there.ifa_netmask, address) == bits and far in (None, there.ifa_dstaddr):
             return
-        stack.del_address(ifp, f"{address}/{old_bits}")
+        stack.del_address(ifp, there)
+    try:
+        _put(stack, ifp, address, bits, far)
+    except OSError:
+        if there is not None:
+            _put(stack, ifp, address, prefixlen(there.ifa_netmask, address), there.ifa_dstaddr)
+        raise
+    ifp.if_flags |= IFF.UP  # as every driver does that is given an address; ifioctl tells the rest
+
+
+def _put(stack: LinuxStack, ifp: Ifnet, address: Sockaddr, bits: int, far: Sockaddr | None) -> None:
     point_to_point = far is not None and bool(ifp.if_flags & IFF.POINTOPOINT)
     stack.add_address(
         ifp,
@@ -149,7 +167,6 @@ def _add(stack: LinuxStack, ifp: Ifnet, alias: Ifaliasreq) -> None:
         peer=str(far) if point_to_point else None,
         broadcast="auto" if far is None or point_to_point else str(far),
     )
-    ifp.if_flags |= IFF.UP  # as every driver does that is given an address; ifioctl tells the rest
 
 
 def _share(ifp: Ifnet, alias: Ifaliasreq) -> None:

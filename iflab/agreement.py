@@ -82,7 +82,7 @@ def link_account(link: Link) -> Account:
 
 def ifnet_account(ifp: Ifnet) -> Account:
     """The same of an ifnet."""
-    flags = ifp.if_flags
+    flags, nic = ifp.if_flags, ifp.if_softc
     return {
         "name": ifp.if_xname,
         "up": bool(flags & IFF.UP),
@@ -94,7 +94,8 @@ def ifnet_account(ifp: Ifnet) -> Account:
         "lladdr": ifp.lladdr.hex(":"),
         "description": ifp.if_description or "",
         "link": "up" if ifp.if_link_state is LinkState.UP else "down",
-        "group": ifp.if_softc.netdev_group,
+        "group": nic.own_group(ifp) if nic.own_group is not None else nic.netdev_group,
+        "fib": ifp.if_fib,
     }
 
 

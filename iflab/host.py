@@ -201,14 +201,8 @@ class Host:
         return ifp
 
     def _configure(self, ifp: Ifnet, interfaces: Sequence[str], up: bool) -> None:
-        from iflab.linux import Netlink
-
         if interfaces:
-            with Netlink(self.netns) as netlink, netlink.batch():
-                for address in interfaces:
-                    netlink.addr_add(ifp.if_softc.tap.ifindex, address)
-            for address in interfaces:
-                self.stack.learn_address(ifp, address)
+            self.stack.add_addresses(ifp, interfaces)
         if up:
             self.vnet.ioctl("SIOCSIFFLAGS", Ifreq(ifp.if_xname, ifr_flags=ifp.if_flags | IFF.UP))
 

@@ -65,6 +65,7 @@ if TYPE_CHECKING:
 __all__ = ["Lab", "LabError"]
 
 _log = logging.getLogger("iflab.lab")
+_FOREIGN_GROUP = re.compile(r"grp([0-9]{1,10})_")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}\Z")
 _numbers = itertools.count()
 
@@ -270,7 +271,7 @@ class Lab:
                     stack = LinuxStack(netns, self.engine.now, foreign)
                 vnet = self.kernel.vnet_alloc(name, stack)
                 stack.vnet = vnet
-                stack.group_number = self.group_number
+                stack.group_number, stack.group_name = self.group_number, self.group_name
                 self._listener.watch(stack)
             except BaseException:
                 if vnet is not None:
@@ -656,7 +657,18 @@ class Lab:
 
     def group_number(self, name: str) -> int:
         """The number by which ``ip link show group`` knows a group of interfaces; 0 for no group."""
-        return self._group_numbers.setdefault(name, len(self._group_numbers)) if name else 0
+        numbers = self._group_numbers
+        if name not in numbers:
+            foreign = _FOREIGN_GROUP.fullmatch(name)
+            taken = numbers.values()
+            wanted = [int(foreign[1])] if foreign else itertools.count(1)
+            numbers[name] = next(n for n in itertools.chain(wanted, itertools.count(1)) if n not in taken)
+        return numbers[name]
+
+    def group_name(self, number: int) -> str:
+        """The group with that number: ``grp77_`` where only the Linux side has given a number; empty for 0."""
+        known = (name for name, each in self._group_numbers.items() if each == number)
+        return next(known, f"grp{number}_")
 
     def place(self, name: str) -> Ifnet | Wire:
         """The NIC (``alice:em0``) or the wire (``cable0``) of that name. Raises ``LabError`` with those that there are."""

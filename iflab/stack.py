@@ -19,12 +19,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import ipaddress
+import itertools
 import logging
 import select
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from iflab.addresses import address_ioctl, prefixlen
@@ -81,6 +84,7 @@ from iflab.net import (
     if_delmulti_ifma,
     mbuf,
 )
+from iflab.net.ioctl import ifhwioctl
 from iflab.net.rtsock import AddrMessage, IfMessage, MaddrMessage, RouteMessage, RoutingMessage
 
 __all__ = ["LinuxStack", "Listener"]
@@ -96,8 +100,16 @@ _SHOWN_ROUTES = (1, 2, 6, 7, 8)
 
 _READS_AT_ONCE, _READS_A_SECOND = 20, 50
 """How often frames that miss the filter may have the groups of a host read, 0.1 ms each: in a burst, and after it."""
-_PATIENCE = 0.4
-"""Seconds for which a difference must stay before ``lab.check()`` names it: some notices take the kernel time."""
+_AT_ONCE = 500
+"""Notices that are read before the engine has its turn again."""
+_PATIENCE, _LINK_PATIENCE = 0.4, 1.5
+"""Seconds for which a difference must stay before ``lab.check()`` names it: some notices take the kernel time.
+
+Of a carrier that somebody took away it tells once a second at most.
+"""
+
+_BELATED = 1.0
+"""Seconds after a change to an address within which the kernel tells of it: IPv6 does so from a queue of work."""
 
 _MAIN, _LOCAL = 254, 255
 _DADFAILED, _TENTATIVE = 0x08, 0x40
@@ -119,6 +131,16 @@ def _sockaddr(text: str) -> Sockaddr:
     return as_sockaddr(text)
 
 
+def _rtf(route: Route) -> int:
+    """Flags of a route that its addresses do not tell."""
+    made_by_hand = route.protocol in (3, 4)  # boot and static
+    return (
+        (RTF.STATIC if made_by_hand else 0)
+        | (RTF.BLACKHOLE if route.kind == "blackhole" else 0)
+        | (RTF.REJECT if route.kind in ("unreachable", "prohibit") else 0)
+    )
+
+
 def _netmask(family: int, prefixlen: int) -> Sockaddr:
     bits = 32 if family == socket.AF_INET else 128
     value = (1 << bits) - (1 << (bits - prefixlen))
@@ -126,8 +148,24 @@ def _netmask(family: int, prefixlen: int) -> Sockaddr:
     return SockaddrIn(packed) if bits == 32 else SockaddrIn6(packed)
 
 
-def _key(addr: Addr) -> tuple[str, int]:
-    return addr.address, addr.prefixlen
+_AddressKey = tuple[str, int, str | None]
+"""What tells addresses of an interface apart: the address, its prefix length, and broadcast address or far end."""
+
+
+def _key(addr: Addr) -> _AddressKey:
+    return addr.address, addr.prefixlen, addr.peer or addr.broadcast
+
+
+def _key_of(ifa: Ifaddr) -> _AddressKey:
+    far = str(ifa.ifa_dstaddr) if ifa.ifa_dstaddr is not None else None
+    return str(ifa.ifa_addr), prefixlen(ifa.ifa_netmask, ifa.ifa_addr), far
+
+
+@dataclass(slots=True, eq=False)
+class _KernelRoute(Rtentry):
+    """A route that a walk found, and ``row``, what the kernel says of it."""
+
+    row: Route = field(kw_only=True)
 
 
 class LinuxStack(Stack):
@@ -149,6 +187,8 @@ class LinuxStack(Stack):
         """When each field of each interface last changed; the ``Listener``'s own once it listens."""
         self.group_number: Callable[[str], int] = lambda name: 0
         """The number by which the netdevs of a group are known; set by the lab."""
+        self.group_name: Callable[[int], str] = lambda number: ""
+        """The other way round; empty for no group."""
         self.find: Callable[[int | None], LinuxStack | None] = lambda inode: None
         """The stack of the namespace with that inode; set by the ``Listener``."""
         self._nics: dict[int, Ifnet] = {}
@@ -164,6 +204,9 @@ class LinuxStack(Stack):
         self._loopback_routes: dict[tuple[bytes, int], Rtentry] = {}
         self._applying: Ifnet | None = None
         """The interface that follows what its host joined."""
+        self._untold: Counter[tuple[int, _AddressKey, bool]] = Counter()
+        """Addresses that were added (True) or deleted from here, and whose notices have not come by yet."""
+        self._untold_since = 0.0
         if not foreign:
             # An address is usable at once: nobody else is on the wire.
             sysctl(netns, "net.ipv6.conf.default.accept_dad", 0)
@@ -189,6 +232,7 @@ class LinuxStack(Stack):
         nic.on_group_miss = self._group_miss
         nic.on_groups = self._push_groups
         nic.on_change = self._note
+        nic.own_group = self.shown_group
         if ifp.if_fib:
             self._route_by_fib(ifp.if_xname, 0, ifp.if_fib)
         self.push_group_number(ifp)
@@ -198,7 +242,9 @@ class LinuxStack(Stack):
         """Forget ``ifp``."""
         self._nics = {index: other for index, other in self._nics.items() if other is not ifp}
         self._groups.pop(ifp, None)
-        if ifp.if_fib and ifp.if_softc.tap.fd >= 0:
+        index = ifp.if_softc.tap.ifindex
+        self._untold = Counter({key: count for key, count in self._untold.items() if key[0] != index})
+        if ifp.if_fib:  # rules go by name and outlast the device
             self._route_by_fib(ifp.if_xname, ifp.if_fib, 0)
 
     def _note(self, ifp: Ifnet) -> None:
@@ -215,25 +261,33 @@ class LinuxStack(Stack):
     # down: consent before a change
 
     def consent(self, ifp: Ifnet, what: str, value: Any) -> None:
-        """Change the netdev first; what the kernel refuses does not happen to the ifnet either."""
+        """Change the netdev first; what the kernel refuses does not happen to the ifnet either.
+
+        While the ifnet follows its netdev there is nothing to ask for.
+        """
         nic = ifp.if_softc
         if not isinstance(nic, TapNic) or nic.tap.fd < 0:
             return
-        with Netlink(self.netns) as netlink:
-            link = netlink.link_get(nic.tap.ifindex)
-            if what == "name" and link.name != value:
-                self._rename(netlink, link, value)
-                if ifp.if_fib:  # the kernel's rules go by name
-                    self._route_by_fib(link.name, ifp.if_fib, 0)
-                    self._route_by_fib(value, 0, ifp.if_fib)
-                nic.name = f"{self.vnet.name}:{value}"
-                nic.tap.name = value
-            elif what == "description" and (link.alias or None) != (value or None):
-                netlink.link_set(link.index, alias=value or "")
-            elif what == "lladdr" and link.mac != value:
-                netlink.link_set(link.index, mac=value)
-            elif what == "fib":
-                self._route_by_fib(link.name, ifp.if_fib, value)
+        if not nic.following:
+            with Netlink(self.netns) as netlink:
+                self._ask(netlink, nic, what, value)
+        if what == "fib":
+            self._route_by_fib(ifp.if_xname, ifp.if_fib, value)
+        elif what == "name":
+            nic.name, nic.tap.name = f"{self.vnet.name}:{value}", value
+            if ifp.if_fib:  # the kernel's rules go by name
+                self._route_by_fib(ifp.if_xname, ifp.if_fib, 0)
+                self._route_by_fib(value, 0, ifp.if_fib)
+
+    def _ask(self, netlink: Netlink, nic: TapNic, what: str, value: Any) -> None:
+        """Ask the kernel for a change of the netdev, unless that is so already."""
+        link = netlink.link_get(nic.tap.ifindex)
+        if what == "name" and link.name != value:
+            self._rename(netlink, link, value)
+        elif what == "description" and (link.alias or None) != (value or None):
+            netlink.link_set(link.index, alias=value or "")
+        elif what == "lladdr" and link.mac != value:
+            netlink.link_set(link.index, mac=value)
 
     def _route_by_fib(self, name: str, old: int, new: int) -> None:
         """What arrives on the netdev is routed by the table of its fib (``ip rule show``)."""
@@ -247,13 +301,23 @@ class LinuxStack(Stack):
                         if error.errno != errno.ENOENT:
                             raise
                 if new:
-                    netlink.rule_add(name, new, family=family)
+                    try:
+                        netlink.rule_add(name, new, family=family)
+                    except OSError as error:
+                        if error.errno != errno.EEXIST:
+                            raise
+
+    def shown_group(self, ifp: Ifnet) -> int:
+        """The number of the group that the netdev stands for: the one it has while that holds, else the first own."""
+        own = [name for group in ifp.if_groups if (name := group.ifg_group) not in _COMMON]
+        shown = self.group_name(ifp.if_softc.netdev_group)
+        return self.group_number(shown if shown in own else own[0] if own else "")
 
     def push_group_number(self, ifp: Ifnet) -> None:
-        """Give the netdev the number of the interface's first own group, so that ``ip link show group`` finds it."""
+        """Give the netdev the number of a group of the interface's own, so that ``ip link show group`` finds it."""
         nic: TapNic = ifp.if_softc
-        number = self.group_number(next((n for g in ifp.if_groups if (n := g.ifg_group) not in _COMMON), ""))
-        if number != nic.netdev_group and nic.tap.fd >= 0:
+        number = self.shown_group(ifp)
+        if number != nic.netdev_group and nic.tap.fd >= 0 and not nic.following:
             with Netlink(self.netns) as netlink:
                 netlink.link_set(nic.tap.ifindex, group=number)
             nic.netdev_group = number
@@ -279,40 +343,66 @@ class LinuxStack(Stack):
         self, ifp: Ifnet, address: str, *, peer: str | None = None, broadcast: str | None = "auto"
     ) -> Ifaddr:
         """Put ``192.0.2.1/24`` or the like on the interface. Raises ``ValueError``, and the kernel's errno."""
-        with Netlink(self.netns) as netlink:
-            netlink.addr_add(ifp.if_softc.tap.ifindex, address, peer=peer, broadcast=broadcast)
-        self.look(ifp)
-        wanted = ipaddress.ip_interface(address)
-        ifa = self._find(ifp, str(wanted.ip), wanted.network.prefixlen)
-        if ifa is None:
-            raise OSError(errno.EADDRNOTAVAIL, f"{ifp.if_xname}: {address} was taken away at once")
-        return ifa
+        with ifp.kernel.giant:
+            with Netlink(self.netns) as netlink:
+                netlink.addr_add(ifp.if_softc.tap.ifindex, address, peer=peer, broadcast=broadcast)
+            self.look(ifp)
+            wanted = ipaddress.ip_interface(address)
+            ifa = self._find(ifp, str(wanted.ip), wanted.network.prefixlen)
+            if ifa is None:
+                raise OSError(errno.EADDRNOTAVAIL, f"{ifp.if_xname}: {address} was taken away at once")
+            self._will_be_told(ifp, _key_of(ifa), True)
+            return ifa
 
-    def learn_address(self, ifp: Ifnet, address: str) -> None:
-        """The kernel has just been given ``192.0.2.1/24`` for the interface."""
-        interface = ipaddress.ip_interface(address)
-        v4 = interface.version == 4
-        broadcast = (
-            str(interface.network.broadcast_address) if v4 and interface.network.prefixlen < 31 else None
-        )
-        family = socket.AF_INET if v4 else socket.AF_INET6
-        bits = interface.network.prefixlen
-        if self._find(ifp, str(interface.ip), bits) is None:
-            addr = Addr(
-                ifp.if_softc.tap.ifindex, family, str(interface.ip), bits, broadcast, None, 0, 0, None
-            )
-            self._learn_address(ifp, addr)
+    def add_addresses(self, ifp: Ifnet, addresses: Sequence[str]) -> None:
+        """Put several, such as ``192.0.2.1/24``, on an interface that has none; all at once. Raises the kernel's errno."""
+        index = ifp.if_softc.tap.ifindex
+        with Netlink(self.netns) as netlink, netlink.batch():
+            for address in addresses:
+                netlink.addr_add(index, address)
+        for address in addresses:
+            interface = ipaddress.ip_interface(address)
+            v4, bits = interface.version == 4, interface.network.prefixlen
+            broadcast = str(interface.network.broadcast_address) if v4 and bits < 31 else None
+            family = socket.AF_INET if v4 else socket.AF_INET6
+            addr = Addr(index, family, str(interface.ip), bits, broadcast, None, 0, 0, None)
+            self._will_be_told(ifp, _key(addr), True)
+            if self._find(ifp, *_key(addr)) is None:
+                self._learn_address(ifp, addr)
 
-    def del_address(self, ifp: Ifnet, address: str) -> None:
-        """Take an address off. Raises ``ValueError``, EADDRNOTAVAIL."""
+    def del_address(self, ifp: Ifnet, ifa: Ifaddr) -> None:
+        """Take an address off. Raises EADDRNOTAVAIL."""
+        with ifp.kernel.giant:
+            self._delete(ifp, ifa)
+            self.look(ifp)
+
+    def _delete(self, ifp: Ifnet, ifa: Ifaddr) -> None:
+        """Delete an address from the netdev. Raises the kernel's errno."""
+        address, bits, far = key = _key_of(ifa)
+        # Linux deletes by address and far end. What stands there may be a broadcast address as well.
+        network = ipaddress.ip_network(f"{address}/{bits}", strict=False)
+        ends: list[str | None] = [None]
+        if far is not None and ipaddress.ip_address(far).version == network.version:
+            ends.insert(far in map(str, (network.broadcast_address,)), far)
+        index = ifp.if_softc.tap.ifindex
         with Netlink(self.netns) as netlink:
-            netlink.addr_del(ifp.if_softc.tap.ifindex, address)
-        self.look(ifp)
+            for end in ends:
+                try:
+                    netlink.addr_del(index, f"{address}/{bits}", peer=end)
+                except OSError as error:
+                    if error.errno != errno.EADDRNOTAVAIL or end is ends[-1]:
+                        raise
+                else:
+                    break
+        self._will_be_told(ifp, key, False)
 
     @staticmethod
-    def _find(ifp: Ifnet, address: str, bits: int) -> Ifaddr | None:
+    def _find(ifp: Ifnet, address: str, bits: int, far: str | None = "any") -> Ifaddr | None:
         for ifa in ifp.if_addrhead:
-            if str(ifa.ifa_addr) == address and prefixlen(ifa.ifa_netmask, ifa.ifa_addr) == bits:
+            if ifa.ifa_addr.family is AddressFamily.LINK:
+                continue
+            key = _key_of(ifa)
+            if key[:2] == (address, bits) and far in ("any", key[2]):
                 return ifa
         return None
 
@@ -328,10 +418,8 @@ class LinuxStack(Stack):
     def _take_off(self, ifp: Ifnet, ifa: Ifaddr) -> None:
         nic = ifp.if_softc
         if isinstance(nic, TapNic) and nic.tap.fd >= 0:
-            text = f"{ifa.ifa_addr}/{prefixlen(ifa.ifa_netmask, ifa.ifa_addr)}"
             try:
-                with Netlink(nic.netns) as netlink:
-                    netlink.addr_del(nic.tap.ifindex, text)
+                self._delete(ifp, ifa)
             except OSError as error:
                 # ENXIO: an MTU below 1280 has taken IPv6 off the device, and the address with it.
                 if error.errno not in (errno.EADDRNOTAVAIL, errno.ENODEV, errno.ENXIO):
@@ -339,11 +427,11 @@ class LinuxStack(Stack):
         self._forget_address(ifp, ifa)
 
     def _forget_address(self, ifp: Ifnet, ifa: Ifaddr) -> None:
-        addr, mask = ifa.ifa_addr, ifa.ifa_netmask
+        addr, mask, far = ifa.ifa_addr, ifa.ifa_netmask, ifa.ifa_dstaddr
         if ifa.ifa_carp is not None and ifp.kernel.hooks.carp_detach_p is not None:
             ifp.kernel.hooks.carp_detach_p(ifa)
         ifp.ifa_remove(ifa)
-        ifp.kernel.rtsock.rt_newaddrmsg(ifp, addr, mask, False)
+        ifp.kernel.rtsock.rt_newaddrmsg(ifp, addr, mask, False, far)
 
     def arp_ifinit(self, ifp: Ifnet, ifa: Ifaddr) -> None:
         """Send a gratuitous ARP request (RFC 5227, 3): neighbours on the wire learn the MAC."""
@@ -366,11 +454,15 @@ class LinuxStack(Stack):
 
     # down: routes
 
+    def _fib(self, table: int) -> int:
+        """The fib of a table. Tables that are none belong to fib 0."""
+        return table if table < FIBS else 0
+
     def _table(self, fib: int) -> int:
         return fib or _MAIN
 
     def rt_walktree(self, family: AddressFamily, fib: int) -> Iterable[Rtentry]:
-        """The kernel's routes of that table that lead through an interface of ours."""
+        """The kernel's routes that lead through an interface of ours; with fib 0 those of tables that are no fib's, too."""
         if family not in (AddressFamily.INET, AddressFamily.INET6) or self.closing:
             return ()
         if family is AddressFamily.INET and fib == 0:  # a walk over all families and tables begins here
@@ -381,19 +473,25 @@ class LinuxStack(Stack):
         with Netlink(self.netns) as netlink:
             return netlink.routes()
 
-    def _entries(self, family: AddressFamily, fib: int, rows: list[Route]) -> Iterator[Rtentry]:
+    def _entries(self, family: AddressFamily, fib: int, rows: list[Route]) -> Iterator[_KernelRoute]:
         wanted = socket.AF_INET if family is AddressFamily.INET else socket.AF_INET6
         for row in rows:
             ifp = self._nics.get(row.oif)
-            if row.family == wanted and row.table == self._table(fib) and ifp is not None:
+            if (
+                row.family == wanted
+                and self._fib(row.table) == fib
+                and row.table != _LOCAL
+                and ifp is not None
+            ):
                 any_address = "0.0.0.0" if wanted == socket.AF_INET else "::"
-                yield Rtentry(
+                yield _KernelRoute(
                     rt_key=_sockaddr(row.dst or any_address),
                     rt_mask=_netmask(wanted, row.dst_len),
                     rt_gateway=_sockaddr(row.gateway) if row.gateway else None,
                     rt_flags=RTF.UP | (RTF.GATEWAY if row.gateway else 0),
                     rt_ifp=ifp,
                     rt_fibnum=fib,
+                    row=row,
                 )
 
     def route_rows(self, fib: int) -> list[RouteRow]:
@@ -408,40 +506,45 @@ class LinuxStack(Stack):
             v4 = route.family == socket.AF_INET
             host = route.dst_len == (32 if v4 else 128)
             netif = names.get(route.oif, "-")
-            zone = f"%{netif}" if route.dst and route.dst.startswith("fe80") and not host else ""
+            zone = f"%{netif}" if route.dst and route.dst.startswith("fe80") else ""
             destination = (
                 "default" if not route.dst_len else f"{route.dst}{zone}" + (f"/{route.dst_len}" * (not host))
             )
             local = route.type == _LOCAL_ROUTE
+            flags = _rtf(route)
             rows.append(
                 RouteRow(
                     AddressFamily.INET if v4 else AddressFamily.INET6,
                     destination,
-                    route.gateway or f"link#{self._bsd_index(route.oif)}",
+                    route.gateway or self._link_name(route.oif, netif),
                     "U"
                     + "G" * (route.gateway is not None)
                     + "H" * host
-                    + "S" * (local or route.protocol in (3, 4))
-                    + "R" * (route.type in (7, 8))
-                    + "B" * (route.type == 6),
+                    + "S" * (local or bool(flags & RTF.STATIC))
+                    + "R" * bool(flags & RTF.REJECT)
+                    + "B" * bool(flags & RTF.BLACKHOLE),
                     "lo" if local else netif,
                 )
             )
         return rows
 
-    def _bsd_index(self, ifindex: int) -> int:
+    def _link_name(self, ifindex: int, name: str) -> str:
+        """How a gateway that is a link is written; a device of Linux alone, such as ``lo``, has no index here."""
         ifp = self._nics.get(ifindex)
-        return ifp.if_index if ifp is not None else ifindex
+        return f"link#{ifp.if_index}" if ifp is not None else name
 
     def rtrequest_fib(self, cmd: RTM, rt: Rtentry, fib: int) -> None:
-        """Delete a route. One that the kernel deleted meanwhile is no error."""
-        assert rt.rt_ifp is not None
-        destination = f"{rt.rt_key}/{prefixlen(rt.rt_mask, rt.rt_key)}"
-        gateway = str(rt.rt_gateway) if rt.rt_gateway is not None else None
+        """Delete a route that a walk found. One that the kernel deleted meanwhile is no error."""
+        assert isinstance(rt, _KernelRoute)
+        row = rt.row
         try:
             with Netlink(self.netns) as netlink:
                 netlink.route_del(
-                    destination, via=gateway, index=rt.rt_ifp.if_softc.tap.ifindex, table=self._table(fib)
+                    f"{rt.rt_key}/{row.dst_len}",
+                    via=row.gateway,
+                    index=row.oif,
+                    table=row.table,
+                    kind=row.kind,
                 )
         except OSError as error:
             if error.errno != errno.ESRCH:
@@ -469,6 +572,8 @@ class LinuxStack(Stack):
             return made
         found = None
         for rt in self._entries(sa.family, fib, self._read_routes()):
+            if rt.row.table != self._table(fib):
+                continue
             mask = rt.rt_mask.value if isinstance(rt.rt_mask, (SockaddrIn, SockaddrIn6)) else 0
             key = rt.rt_key.value if isinstance(rt.rt_key, (SockaddrIn, SockaddrIn6)) else 0
             if sa.value & mask == key & mask and (found is None or mask > found[0]):
@@ -542,7 +647,8 @@ class LinuxStack(Stack):
         with Netlink(self.netns) as netlink:
             links = {link.index: link for link in netlink.links()}
             addrs = netlink.addrs()
-            rules = {(rule.iif, rule.table) for rule in netlink.rules()}
+            families = (socket.AF_INET, socket.AF_INET6)
+            rules = [{(rule.iif, rule.table) for rule in netlink.rules(family)} for family in families]
             maddrs = netlink.maddrs()
         found: list[Difference] = []
         for index, ifp in self._nics.items():
@@ -552,26 +658,33 @@ class LinuxStack(Stack):
                 mine = [addr for addr in addrs if addr.index == index]
                 joined = [maddr for maddr in maddrs if maddr.index == index]
                 account = netdev_account(ifp.if_softc, link, mine, joined)
+                ruled = all((link.name, ifp.if_fib) in each for each in rules)
+                account["fib"] = (
+                    ifp.if_fib if ruled else 0
+                )  # others' rules for the device are their own affair
             found += compare(self.journal, ifp, account)
-            if ifp.if_fib and (ifp.if_xname, ifp.if_fib) not in rules:
-                nic = ifp.if_softc.name
-                found.append(Difference(nic, "fib", ifp.if_fib, "no rule of it", "as it began", "not told"))
         return found
 
     def _vanished(self, ifp: Ifnet) -> None:
-        """The netdev is not here any more: somebody moved it with Linux's own means, or deleted it.
+        """The netdev was not here: somebody moved it with Linux's own means, or deleted it.
 
-        The ifnet follows to another host of the lab; else it is gone.
+        The ifnet follows to another host of the lab; else it is gone. One that has come
+        back meanwhile is another one to Linux, with nothing of what it had.
         """
         nic: TapNic = ifp.if_softc
         target = self.find(nic.tap.netns_inode())
-        if target is None or target is self:
+        if target is None:
             ifp.if_detach()
             ifp.if_free()
             return
         nic.arrived(target.netns, target.vnet)
-        with ifp.kernel.curvnet_set(self.vnet):
-            ifp.if_vmove(target.vnet)
+        if target is self:
+            self._nics = {index: other for index, other in self._nics.items() if other is not ifp}
+            self._nics[nic.tap.ifindex] = ifp
+            self._push_groups(ifp)
+        else:
+            with ifp.kernel.curvnet_set(self.vnet):
+                ifp.if_vmove(target.vnet)
         target.look(ifp)
 
     def apply_change(self, ifp: Ifnet, change: Change) -> None:
@@ -581,13 +694,13 @@ class LinuxStack(Stack):
         """
         record, new = change.record, change.kind.startswith("new")
         if isinstance(record, Addr):
-            ifa = self._find(ifp, record.address, record.prefixlen)
+            if self._is_old(record, new):
+                return
+            ifa = self._find(ifp, *_key(record))
             if not new and ifa is not None:
                 self._forget_address(ifp, ifa)
             elif new and ifa is None:
                 self._learn_address(ifp, record)
-            elif new and ifa is not None:
-                self._set_far(ifa, record)
         elif isinstance(record, Maddr):
             self._groups_heard += 1
             held, key = self._groups.setdefault(ifp, {}), (_FAMILIES[record.family], record.address)
@@ -600,15 +713,28 @@ class LinuxStack(Stack):
             finally:
                 self._applying = before
 
+    def _is_old(self, addr: Addr, new: bool) -> bool:
+        """True while a later change of ours to the same address is still to be told: what is told now is past."""
+        untold = self._untold
+        key = (addr.index, _key(addr), new)
+        if untold[key] > 1:
+            untold[key] -= 1
+            return True
+        del untold[key]
+        return (addr.index, _key(addr), not new) in untold
+
+    def _will_be_told(self, ifp: Ifnet, key: _AddressKey, new: bool) -> None:
+        self._untold[ifp.if_softc.tap.ifindex, key, new] += 1
+        self._untold_since = self._now()
+
+    def all_told(self, lost: bool = False) -> None:
+        """All that the kernel had to tell was heard (or ``lost``): what it did not tell of our changes it never will."""
+        if self._untold and (lost or self._now() > self._untold_since + _BELATED):
+            self._untold.clear()
+
     def _learn_address(self, ifp: Ifnet, addr: Addr) -> None:
         ifa = ifp.ifa_add(addr.address, _netmask(addr.family, addr.prefixlen), addr.peer or addr.broadcast)
-        ifp.kernel.rtsock.rt_newaddrmsg(ifp, ifa.ifa_addr, ifa.ifa_netmask, True)
-
-    @staticmethod
-    def _set_far(ifa: Ifaddr, addr: Addr) -> None:
-        far = addr.peer or addr.broadcast
-        if far != (str(ifa.ifa_dstaddr) if ifa.ifa_dstaddr is not None else None):
-            ifa.ifa_dstaddr = _sockaddr(far) if far else None
+        ifp.kernel.rtsock.rt_newaddrmsg(ifp, ifa.ifa_addr, ifa.ifa_netmask, True, ifa.ifa_dstaddr)
 
     def agrees(self, ifp: Ifnet, link: Link) -> bool:
         """True when a link message says nothing that the ifnet does not say."""
@@ -626,40 +752,100 @@ class LinuxStack(Stack):
             and nic.kernel_promisc == (link.promiscuity > bool(link.flags & _LINUX_PROMISC))
         )
 
+    @contextlib.contextmanager
+    def _following(self, ifp: Ifnet) -> Iterator[Callable[..., None]]:
+        """Let ``ifp`` follow its netdev: what is done meanwhile is so in the kernel, and not asked of it.
+
+        Gives a function that makes an interface ioctl on ``ifp``, whatever its name is at the moment.
+        """
+        nic: TapNic = ifp.if_softc
+        td, before = self.vnet.thread(), nic.following
+
+        def command(cmd: str, **fields: Any) -> None:
+            ifhwioctl(cmd, ifp, Ifreq(ifp.if_xname, **fields), td)
+
+        nic.following = True
+        try:
+            with ifp.kernel.curvnet_set(self.vnet):
+                yield command
+        finally:
+            nic.following = before
+
     def _apply_link(self, ifp: Ifnet, link: Link) -> None:
         nic: TapNic = ifp.if_softc
-        td = self.vnet.thread()
         nic.netdev_flags = link.flags & 0xFFFF
         nic.operstate = link.operstate
-        nic.netdev_group = link.group
-        if ifp.if_xname != link.name:
-            nic.name, nic.tap.name = f"{self.vnet.name}:{link.name}", link.name
-            self.vnet.ioctl(
-                "SIOCSIFNAME", Ifreq(ifp.if_xname, ifr_buffer=UserBuffer(len(link.name), link.name)), td
-            )
-        if (ifp.if_description or None) != link.alias:
-            length = 0 if link.alias is None else len(link.alias.encode()) + 1
-            self.vnet.ioctl(
-                "SIOCSIFDESCR", Ifreq(ifp.if_xname, ifr_buffer=UserBuffer(length, link.alias)), td
-            )
-        if ifp.lladdr != link.mac:
-            self.vnet.ioctl(
-                "SIOCSIFLLADDR", Ifreq(ifp.if_xname, ifr_addr=SockaddrDl(sdl_lladdr=link.mac)), td
-            )
-            nic.reprogram()
-        if ifp.if_mtu != link.mtu:
-            nic.netdev_mtu = link.mtu
-            ifp.if_mtu = link.mtu  # any that Linux takes, also below if.c's least
-            nic.rethink()
-            ifp.touch()
-            ifp.kernel.rtsock.rt_ifmsg(ifp)
-            self.nd6_setmtu(ifp)
-        self._apply_flags(ifp, nic, link)
+        self._apply_name(ifp, link.name)
+        self._apply_group(ifp, link.group)
+        with self._following(ifp) as command:
+            if (ifp.if_description or None) != link.alias:
+                ifp.set_description(link.alias)  # any that Linux takes, also above net.ifdescr_maxlen
+                ifp.touch()
+            if ifp.lladdr != link.mac:
+                command("SIOCSIFLLADDR", ifr_addr=SockaddrDl(sdl_lladdr=link.mac))
+                nic.reprogram()
+            if ifp.if_mtu != link.mtu:
+                nic.netdev_mtu = link.mtu
+                ifp.if_mtu = link.mtu  # any that Linux takes, also below if.c's least
+                nic.rethink()
+                ifp.touch()
+                ifp.kernel.rtsock.rt_ifmsg(ifp)
+                self.nd6_setmtu(ifp)
+            self._apply_flags(ifp, nic, link, command)
+        self._sync_flags(ifp)  # what we hold ourselves and somebody switched off is switched on again
         state = LinkState.UP if link.carrier else LinkState.DOWN
         if ifp.if_link_state is not state:
             ifp.if_link_state_change(state)
 
-    def _apply_flags(self, ifp: Ifnet, nic: TapNic, link: Link) -> None:
+    def _apply_name(self, ifp: Ifnet, name: str) -> None:
+        """Follow a rename. Whoever still has that name here has lost it in the kernel, and follows first."""
+        if ifp.if_xname == name:
+            return
+        other = self.vnet.ifunit(name)
+        theirs = self._present_name(other) if other is not None else None
+        if theirs == name:
+            return  # what was read is old, and what tells so is on its way
+        if other is not None and theirs is not None:
+            # Names that went round in a circle did so by way of another one.
+            taken = self.vnet.ifunit(theirs) is not None
+            self._rename_ifnet(other, self._passing_name() if taken else theirs)
+        self._rename_ifnet(ifp, name)
+        if other is not None and theirs is not None:
+            self._apply_name(other, theirs)
+
+    def _present_name(self, ifp: Ifnet) -> str | None:
+        """The name of its netdev; None, and the interface is gone from here, when there is none."""
+        try:
+            with Netlink(self.netns) as netlink:
+                return netlink.link_get(ifp.if_softc.tap.ifindex).name
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
+        self._vanished(ifp)
+        return None
+
+    def _rename_ifnet(self, ifp: Ifnet, name: str) -> None:
+        with self._following(ifp) as command:
+            command("SIOCSIFNAME", ifr_buffer=UserBuffer(len(name), name))
+
+    def _passing_name(self) -> str:
+        return next(name for n in itertools.count() if self.vnet.ifunit(name := f"renamed{n}") is None)
+
+    def _apply_group(self, ifp: Ifnet, number: int) -> None:
+        """Follow ``ip link set group``: out of the group that the netdev stood for, into the one of that number."""
+        nic: TapNic = ifp.if_softc
+        before, nic.netdev_group = nic.netdev_group, number
+        if number == before:
+            return
+        own = {group.ifg_group for group in ifp.if_groups}
+        with self._following(ifp):
+            if (old := self.group_name(before)) in own:
+                ifp.if_delgroup(old)
+            if (new := self.group_name(number)) and new not in own:
+                ifp.if_addgroup(new)
+        self.push_group_number(ifp)  # another one that it is still in
+
+    def _apply_flags(self, ifp: Ifnet, nic: TapNic, link: Link, command: Callable[..., None]) -> None:
         flags = ifp.if_flags
         wanted = nic.wanted_flags()
         for linux, bsd in ((_LINUX_UP, IFF.UP), (_LINUX_NOARP, IFF.NOARP)):
@@ -669,7 +855,7 @@ class LinuxStack(Stack):
             on = bool(link.flags & _LINUX_PROMISC)
             flags = flags | IFF.PPROMISC if on else flags & ~IFF.PPROMISC
         if flags != ifp.if_flags:
-            self.vnet.ioctl("SIOCSIFFLAGS", Ifreq(ifp.if_xname, ifr_flags=flags))
+            command("SIOCSIFFLAGS", ifr_flags=flags)
         if bool(link.flags & _LINUX_MULTICAST) != bool(ifp.if_flags & IFF.MULTICAST):
             ifp.if_flags ^= IFF.MULTICAST
             ifp.kernel.rtsock.rt_ifmsg(ifp)
@@ -682,7 +868,6 @@ class LinuxStack(Stack):
         if others != nic.kernel_allmulti:
             nic.kernel_allmulti = others
             ifp.if_allmulti(others)
-        self._sync_flags(ifp)  # what we hold ourselves and somebody switched off is switched on again
 
     @staticmethod
     def _others_want_all_groups(nic: TapNic, link: Link) -> bool:
@@ -693,14 +878,8 @@ class LinuxStack(Stack):
     def _apply_addrs(self, ifp: Ifnet, addrs: list[Addr]) -> None:
         there = {_key(addr): addr for addr in addrs}
         for ifa in ifp.if_addrhead:
-            if ifa.ifa_addr.family is AddressFamily.LINK:
-                continue
-            key = (str(ifa.ifa_addr), prefixlen(ifa.ifa_netmask, ifa.ifa_addr))
-            addr = there.pop(key, None)
-            if addr is None:
+            if ifa.ifa_addr.family is not AddressFamily.LINK and there.pop(_key_of(ifa), None) is None:
                 self._forget_address(ifp, ifa)
-                continue
-            self._set_far(ifa, addr)
         for addr in there.values():
             self._learn_address(ifp, addr)
 
@@ -809,11 +988,13 @@ class Listener:
         dirty, self._owed = self._owed, {}
         links: dict[Ifnet, tuple[LinuxStack, Link]] = {}
         changes: list[tuple[LinuxStack, Ifnet, Change]] = []
-        for change in self.monitor.read(limit=500):
+        told = self.monitor.read(limit=_AT_ONCE)
+        for change in told:
             if change.kind == "overflow":
                 self.overflows += 1
                 _log.info("the kernel told more than we could hear; reading everything afresh")
                 for stack in self._stacks.values():
+                    stack.all_told(lost=True)
                     dirty.setdefault(stack, set()).update(stack.interfaces())
                 continue
             found = self._stacks.get(change.nsid)
@@ -849,6 +1030,9 @@ class Listener:
                 stack.refresh([ifp for ifp in ifps if ifp in stack.interfaces()])
             except OSError as error:
                 self._owe(stack, ifps, error)
+        if len(told) < _AT_ONCE:
+            for stack in self._stacks.values():
+                stack.all_told()
         self.on_heard()
 
     def _owe(self, stack: LinuxStack, ifps: set[Ifnet], error: OSError) -> None:
@@ -894,20 +1078,21 @@ class Listener:
 
         What the kernel told only meanwhile is heard, and looked at again.
         """
-        patience = time.monotonic() + _PATIENCE
+        began = time.monotonic()
         while True:
             self.readable()
             for stack in self._stacks.values():
                 stack.look_groups(stack.interfaces())  # memberships of packet sockets are never told
             found = [each for stack in self._stacks.values() for each in stack.disagreements()]
-            if not found or time.monotonic() > patience:
+            patience = _LINK_PATIENCE if {each.field for each in found} == {"link"} else _PATIENCE
+            if not found or time.monotonic() > began + patience:
                 return found
             select.select([self.monitor], [], [], 0.05)
 
     def _by_inode(self, inode: int | None) -> LinuxStack | None:
         return next((stack for stack in self._stacks.values() if stack.netns.inode == inode), None)
 
-    def _route(self, stack: LinuxStack, route: Any, new: bool) -> None:
+    def _route(self, stack: LinuxStack, route: Route, new: bool) -> None:
         if route.table == _LOCAL or stack.vnet is None:
             return
         ifp = stack.interface(route.oif)
@@ -919,6 +1104,7 @@ class Listener:
                 fib=0 if route.table == _MAIN else route.table,
                 new=new,
                 vnet=stack.vnet.name,
+                flags=_rtf(route),
             )
         )
 

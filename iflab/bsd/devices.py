@@ -417,13 +417,14 @@ def finish_devices(run: Run) -> None:
     _finish_carp(run)
 
 
-def device_lines(ifp: Ifnet) -> list[str]:
-    """The lines of ``ifconfig em0`` that speak of its device."""
-    lines = _carp_lines(ifp) if ifp.if_carp is not None else []
+def device_lines(ifp: Ifnet) -> tuple[list[str], list[str]]:
+    """The lines of ``ifconfig em0`` that speak of its device: those before its groups, and those behind."""
+    before = _carp_lines(ifp) if ifp.if_carp is not None else []
+    behind: list[str] = []
     if isinstance(ifp.if_softc, Vlan):
-        lines += _vlan_lines(ifp.if_softc)
+        behind = _vlan_lines(ifp.if_softc)
     elif isinstance(ifp.if_softc, Bridge):
-        lines += _bridge_lines(ifp.if_softc)
+        before += _bridge_lines(ifp.if_softc)
     elif isinstance(ifp.if_softc, Lagg):
-        lines += _lagg_lines(ifp.if_softc)
-    return lines
+        before += _lagg_lines(ifp.if_softc)
+    return before, behind

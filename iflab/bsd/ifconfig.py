@@ -2,7 +2,9 @@
 
 ::
 
-    ifconfig [-a] [-l] [-u] [-d] [-m] [-C] [-g group] [interface] [address_family]
+    ifconfig [-a] [-dmu] [interface] [address_family]
+    ifconfig -l [-du] [address_family]
+    ifconfig -C | -g group
     ifconfig interface [address_family] [address [dest_address]] [parameters]
     ifconfig kind create
     ifconfig interface destroy
@@ -13,8 +15,12 @@ ends the command; those before it stay done, as on the original.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
+import random
+import socket
+import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,7 +43,7 @@ from iflab.net import (
     as_sockaddr,
 )
 
-from .command import CommandError, bits_text, number, reason
+from .command import CommandError, bits_text, number, options, reason
 from .devices import DEVICE_PARAMETERS, device_lines, finish_devices
 
 __all__ = ["CAPABILITY_NAMES", "FLAG_NAMES", "ifconfig"]
@@ -79,7 +85,25 @@ _FLAGS = {
     "monitor": IFF.MONITOR,
     "staticarp": IFF.STATICARP,
 }
+_FLAG_WORDS = {
+    **{name: (bit, True) for name, bit in _FLAGS.items()},
+    **{f"-{name}": (bit, False) for name, bit in _FLAGS.items() if name != "up"},
+    "down": (IFF.UP, False),
+    "arp": (IFF.NOARP, False),
+    "-arp": (IFF.NOARP, True),
+    "normal": (IFF.LINK0, False),
+    "compress": (IFF.LINK0, True),
+    "noicmp": (IFF.LINK1, True),
+}
 _CAPABILITIES = {
+    "netcons": IFCAP.NETCONS,
+    "toe": IFCAP.TOE4 | IFCAP.TOE6,
+    "wol": IFCAP.WOL_UCAST | IFCAP.WOL_MCAST | IFCAP.WOL_MAGIC,
+    "wol_ucast": IFCAP.WOL_UCAST,
+    "wol_mcast": IFCAP.WOL_MCAST,
+    "wol_magic": IFCAP.WOL_MAGIC,
+    "vlanhwfilter": IFCAP.VLAN_HWFILTER,
+    "vlanhwtso": IFCAP.VLAN_HWTSO,
     "rxcsum": IFCAP.RXCSUM,
     "txcsum": IFCAP.TXCSUM,
     "rxcsum6": IFCAP.RXCSUM_IPV6,
@@ -100,7 +124,6 @@ _FAMILIES = {
     "link": AddressFamily.LINK,
     "lladdr": AddressFamily.LINK,
 }
-_MODES = frozenset("aludmCLvkn")
 
 
 @dataclass
@@ -126,6 +149,7 @@ class _Run:
     address: _Address = field(default_factory=_Address)
     family: AddressFamily | None = None
     pending: dict[str, Any] = field(default_factory=dict)
+    renamed: bool = False
 
     def ioctl(self, cmd: str, what: str, **fields: Any) -> Any:
         """Make an ioctl on the interface. Raises ``CommandError`` as the original prints it."""
@@ -135,17 +159,26 @@ class _Run:
         try:
             return self.vnet.ioctl(cmd, request, self.td)
         except OSError as error:
-            raise CommandError(f"ifconfig: {self.name}: ioctl {cmd} ({what}): {reason(error)}") from error
+            failed = f"ioctl {what}" if what.startswith(cmd) else f"ioctl {cmd} ({what})"
+            raise CommandError(f"ifconfig: {self.name}: {failed}: {reason(error)}") from error
 
     def number(self, text: str, what: str) -> int:
         return number("ifconfig", text, what)
 
+    def rename(self, name: str) -> None:
+        """Go on with the interface under another name, and print that at the end."""
+        self.renamed |= name != self.name
+        self.name = name
+
+    def text(self) -> str:
+        """What is printed."""
+        return "".join(f"{line}\n" for line in [*self.out, *[self.name] * self.renamed])
+
 
 def ifconfig(vnet: Vnet, args: Sequence[str], td: Thread | None = None) -> str:
     """Carry out a command line in ``vnet`` and return what it prints. Raises ``CommandError``."""
-    words = list(args)
     td = td or vnet.thread()
-    modes, group, words = _modes(words)
+    modes, group, words = _modes(args)
     if "C" in modes:
         names = vnet.ioctl("SIOCIFGCLONERS", Ifreq(), td).ifr_data
         return " ".join(names) + "\n" * bool(names)
@@ -164,33 +197,35 @@ def ifconfig(vnet: Vnet, args: Sequence[str], td: Thread | None = None) -> str:
         return _reclaim(_Run(vnet, td, name), rest[1:])
     if ifp is None:
         raise CommandError(f"ifconfig: interface {name} does not exist")
+    if not _is_meant(ifp, modes):
+        return ""
     if not rest or (len(rest) == 1 and rest[0] in _FAMILIES):
         return show(ifp, _FAMILIES.get(rest[0]) if rest else None, "m" in modes)
     run = _Run(vnet, td, name)
     _carry_out(run, rest)
-    return "".join(f"{line}\n" for line in run.out)
+    return run.text()
 
 
-def _modes(words: list[str]) -> tuple[set[str], str | None, list[str]]:
-    modes: set[str] = set()
-    while words and len(words[0]) > 1 and words[0][0] == "-":
-        option = words.pop(0)[1:]
-        if option == "g":
-            if not words:
-                raise CommandError("ifconfig: -g needs the name of a group")
-            return modes, words.pop(0), words
-        if not set(option) <= _MODES:
-            raise CommandError(f"ifconfig: there is no option -{option}; there are -a -l -u -d -m -C -g")
-        modes |= set(option)
-    return modes, None, words
+def _modes(args: Sequence[str]) -> tuple[set[str], str | None, list[str]]:
+    found, words = options("ifconfig", args, "aludmCLvkng:")
+    modes = {letter for letter, _ in found}
+    group = next((value for letter, value in found if letter == "g"), None)
+    for one, other in (("l", "a"), ("l", "m"), ("u", "d")):
+        if {one, other} <= modes:
+            raise CommandError(f"ifconfig: -{one} and -{other} do not go together")
+    return modes, group, words
+
+
+def _is_meant(ifp: Ifnet, modes: set[str]) -> bool:
+    """Whether ``-u`` or ``-d`` leave it in."""
+    return ("d" if ifp.if_flags & IFF.UP else "u") not in modes
 
 
 def _listing(vnet: Vnet, modes: set[str], family: AddressFamily | None) -> str:
     shown = [
         ifp
         for ifp in vnet.ifnets()
-        if not ("u" in modes and not ifp.if_flags & IFF.UP)
-        and not ("d" in modes and ifp.if_flags & IFF.UP)
+        if _is_meant(ifp, modes)
         and (family is None or "l" not in modes or any(a.ifa_addr.family is family for a in ifp.if_addrhead))
     ]
     if "l" in modes:
@@ -199,13 +234,12 @@ def _listing(vnet: Vnet, modes: set[str], family: AddressFamily | None) -> str:
 
 
 def _create(vnet: Vnet, td: Thread, name: str, rest: list[str]) -> str:
+    if vnet.ifunit(name) is not None:
+        raise CommandError(f"ifconfig: interface {name} already exists")
     run = _Run(vnet, td, name)
-    made = run.request("SIOCIFCREATE2", "create", Ifreq(name)).ifr_name
-    run.name = made
-    if rest:
-        _carry_out(run, rest)
-    lines = run.out if made == name else [run.name, *run.out]
-    return "".join(f"{line}\n" for line in lines)
+    run.rename(run.request("SIOCIFCREATE2", "create", Ifreq(name)).ifr_name)
+    _carry_out(run, rest)
+    return run.text()
 
 
 def _reclaim(run: _Run, rest: list[str]) -> str:
@@ -213,7 +247,7 @@ def _reclaim(run: _Run, rest: list[str]) -> str:
         raise CommandError("ifconfig: '-vnet' needs a value")
     run.ioctl("SIOCSIFRVNET", f"-vnet {rest[0]}", ifr_jid=_jid(run, rest.pop(0)))
     _carry_out(run, rest)
-    return "".join(f"{line}\n" for line in run.out)
+    return run.text()
 
 
 # showing
@@ -237,11 +271,10 @@ def show(ifp: Ifnet, family: AddressFamily | None = None, more: bool = False) ->
         if ifa.ifa_addr.family is not AddressFamily.LINK and family in (None, ifa.ifa_addr.family)
     ]
     if family is None:
+        before, behind = device_lines(ifp)
         groups = [g.ifg_group for g in ifp.if_groups if g.ifg_group != "all"]
-        if groups:
-            lines.append(f"\tgroups: {' '.join(groups)}")
-        lines += device_lines(ifp)
-        lines += _media_lines(ifp)
+        lines += [*before, *([f"\tgroups: {' '.join(groups)}"] if groups else []), *behind]
+        lines += _media_lines(ifp, more)
         if ifp.if_fib:
             lines.append(f"\tfib: {ifp.if_fib}")
     return "".join(f"{line}\n" for line in lines)
@@ -270,7 +303,7 @@ def _vhid(ifa: Ifaddr) -> str:
     return f" vhid {ifa.ifa_carp.vhid}" if ifa.ifa_carp is not None else ""
 
 
-def _media_lines(ifp: Ifnet) -> list[str]:
+def _media_lines(ifp: Ifnet, more: bool) -> list[str]:
     try:
         request = Ifreq(ifp.if_xname)
         ifp.driver_ioctl("SIOCGIFMEDIA", request)
@@ -278,8 +311,19 @@ def _media_lines(ifp: Ifnet) -> list[str]:
         return []
     status = {LinkState.UP: "active", LinkState.DOWN: "no carrier"}.get(LinkState(ifp.if_link_state))
     media = request.ifr_data
-    lines = [f"\tmedia: {media['media']}"] if isinstance(media, dict) and "media" in media else []
-    return [*lines, *([f"\tstatus: {status}"] if status else [])]
+    lines = [f"\tstatus: {status}"] if status else []
+    if isinstance(media, dict) and "media" in media:
+        lines.insert(0, f"\tmedia: {media['media']}")
+        if more:
+            subtype, options = _media_words(media["media"])
+            lines += ["\tsupported media:", f"\t\tmedia {subtype}" + f" mediaopt {options}" * bool(options)]
+    return lines
+
+
+def _media_words(media: str) -> tuple[str, str]:
+    """Subtype and options of ``Ethernet 10Gbase-T <full-duplex>``."""
+    subtype, _, options = media.removeprefix("Ethernet ").partition(" <")
+    return subtype, options.rstrip(">")
 
 
 # changing
@@ -292,7 +336,8 @@ def _carry_out(run: _Run, words: list[str]) -> None:
         if action is not None:
             count, act = action
             if len(words) < count:
-                raise CommandError(f"ifconfig: {word!r} needs a value")
+                needed = "a value" if count == 1 else f"{count} values"
+                raise CommandError(f"ifconfig: {word!r} needs {needed}")
             act(run, word, *(words.pop(0) for _ in range(count)))
         elif word in _FAMILIES:
             run.family = _FAMILIES[word]
@@ -305,15 +350,20 @@ def _carry_out(run: _Run, words: list[str]) -> None:
         else:
             raise CommandError(f"ifconfig: {word!r} is no parameter")
     finish_devices(run)
-    if run.address.address is not None or (not run.address.adds and run.family is not None):
+    _finish_media(run)
+    wanted = run.address
+    if wanted.address is not None or wanted.mask is not None or (not wanted.adds and run.family is not None):
         _set_address(run)
 
 
 def _ip(text: str) -> str:
-    try:
+    """An address; of IPv4 also the short forms of ``inet_aton``: ``10.1`` is 10.0.0.1."""
+    with contextlib.suppress(ValueError):
         return str(ipaddress.ip_address(text.split("%")[0]))
-    except ValueError:
-        raise CommandError(f"ifconfig: {text!r} is neither a parameter nor an address") from None
+    with contextlib.suppress(OSError):
+        if text.replace(".", "").isalnum():
+            return str(ipaddress.IPv4Address(socket.inet_aton(text)))
+    raise CommandError(f"ifconfig: {text!r} is neither a parameter nor an address")
 
 
 def _read_address(run: _Run, word: str) -> None:
@@ -358,7 +408,8 @@ def _mask(run: _Run) -> str:
                 f"ifconfig: {wanted.mask!r} is no netmask: its ones must stand together on the left"
             )
         return str(ipaddress.IPv4Address(value))
-    assert wanted.address is not None
+    if wanted.address is None:
+        return "255.255.255.255"
     first = int(wanted.address.split(".")[0])
     return "255.0.0.0" if first < 128 else "255.255.0.0" if first < 192 else "255.255.255.0"
 
@@ -407,18 +458,23 @@ def _capability(bits: int, on: bool) -> Callable[..., None]:
 
 def _set_number(cmd: str, key: str, what: str) -> Callable[..., None]:
     def act(run: _Run, word: str, value: str) -> None:
-        run.ioctl(cmd, f"set {what}", **{key: run.number(value, what)})
+        wanted = run.number(value, what)
+        if not -(2**31) <= wanted < 2**31:
+            raise CommandError(f"ifconfig: {value} is no {what}: it has more than 32 bits")
+        run.ioctl(cmd, f"set {what}", **{key: wanted})
 
     return act
 
 
 def _set_name(run: _Run, word: str, name: str) -> None:
     run.ioctl("SIOCSIFNAME", "set name", ifr_buffer=UserBuffer(len(name), name))
-    run.name = name
-    run.out.append(name)
+    run.rename(name)
 
 
 def _set_description(run: _Run, word: str, text: str) -> None:
+    if not text:
+        _unset_description(run, word)
+        return
     run.ioctl("SIOCSIFDESCR", "set description", ifr_buffer=UserBuffer(len(text.encode()) + 1, text))
 
 
@@ -434,11 +490,47 @@ def _group(cmd: str) -> Callable[..., None]:
 
 
 def _set_lladdr(run: _Run, text: str) -> None:
-    try:
-        mac = bytes.fromhex(text.replace(":", "").replace("-", ""))
-    except ValueError:
-        raise CommandError(f"ifconfig: {text!r} is no link-level address") from None
+    """As ``link_addr(3)`` reads it: octets of one or two digits with ``:``, ``-`` or ``.`` between; or ``random``."""
+    octets = text.replace("-", ":").replace(".", ":").split(":")
+    if text == "random":
+        mac = bytes((random.randrange(256) & 0xFC | 0x02, *(random.randrange(256) for _ in range(5))))
+    elif all(len(octet) in (1, 2) and set(octet) <= set(string.hexdigits) for octet in octets):
+        mac = bytes(int(octet, 16) for octet in octets)
+    else:
+        raise CommandError(f"ifconfig: {text!r} is no link-level address")
     run.ioctl("SIOCSIFLLADDR", "set address", ifr_addr=SockaddrDl(sdl_lladdr=mac))
+
+
+def _media(run: _Run, word: str, value: str) -> None:
+    if "media" not in run.pending:
+        now = run.ioctl("SIOCGIFMEDIA", "SIOCGIFMEDIA").ifr_data
+        run.pending["media"] = _media_words(now["media"]) if isinstance(now, dict) else ("", "")
+    subtype, options = run.pending["media"]
+    chosen = {*filter(None, options.split(","))}
+    if word == "media":
+        subtype, chosen = value, chosen if value == subtype else set()
+    elif word == "mediaopt":
+        chosen |= {*value.split(",")}
+    else:
+        chosen -= {*value.split(",")}
+    run.pending["media"] = subtype, ",".join(sorted(chosen))
+
+
+def _finish_media(run: _Run) -> None:
+    wanted = run.pending.pop("media", None)
+    if wanted is not None:
+        subtype, options = wanted
+        media = f"Ethernet {subtype}" + f" <{options}>" * bool(options)
+        run.ioctl("SIOCSIFMEDIA", "media", ifr_data=media)
+
+
+def _tunnel(run: _Run, word: str, source: str, destination: str) -> None:
+    ends = Ifaliasreq(run.name, as_sockaddr(_ip(source)), as_sockaddr(_ip(destination)))
+    run.request("SIOCSIFPHYADDR", "SIOCSIFPHYADDR", ends)
+
+
+def _untunnel(run: _Run, word: str) -> None:
+    run.ioctl("SIOCDIFPHYADDR", "SIOCDIFPHYADDR")
 
 
 def _jid(run: _Run, text: str) -> int:
@@ -482,11 +574,7 @@ def _unalias(run: _Run, word: str) -> None:
 
 
 _PARAMETERS: dict[str, tuple[int, Callable[..., None]]] = {
-    **{name: (0, _flags(bit, True)) for name, bit in _FLAGS.items()},
-    **{f"-{name}": (0, _flags(bit, False)) for name, bit in _FLAGS.items() if name != "up"},
-    "down": (0, _flags(IFF.UP, False)),
-    "arp": (0, _flags(IFF.NOARP, False)),
-    "-arp": (0, _flags(IFF.NOARP, True)),
+    **{word: (0, _flags(bit, on)) for word, (bit, on) in _FLAG_WORDS.items()},
     **{name: (0, _capability(bits, True)) for name, bits in _CAPABILITIES.items()},
     **{f"-{name}": (0, _capability(bits, False)) for name, bits in _CAPABILITIES.items()},
     "mtu": (1, _set_number("SIOCSIFMTU", "ifr_mtu", "mtu")),
@@ -501,6 +589,12 @@ _PARAMETERS: dict[str, tuple[int, Callable[..., None]]] = {
     "-group": (1, _group("SIOCDIFGROUP")),
     "vnet": (1, _move("SIOCSIFVNET")),
     "-vnet": (1, _move("SIOCSIFRVNET")),
+    "media": (1, _media),
+    "mediaopt": (1, _media),
+    "-mediaopt": (1, _media),
+    "tunnel": (2, _tunnel),
+    "-tunnel": (0, _untunnel),
+    "deletetunnel": (0, _untunnel),
     "destroy": (0, _destroy),
     "unplumb": (0, _destroy),
     "netmask": (1, _netmask),

@@ -2,9 +2,12 @@
 
 ::
 
-    netstat -i [-b] [-d] [-n] [-I interface] [-f family]
-    netstat -g [-n] [-f family]
-    netstat -r [-n] [-f family] [-F fib]
+    netstat -i [-abdhnW] [-I interface] [-f family]
+    netstat -g [-nW] [-f family]
+    netstat -r [-nW] [-f family] [-F fib]
+
+Nothing is looked up by name, with ``-n`` or without, and nothing is cut off: a column
+is as wide as the original's, or as what stands in it.
 """
 
 from __future__ import annotations
@@ -12,10 +15,11 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
-from iflab.net import AddressFamily, Ifaddr, Ifnet, SockaddrDl, Thread, Vnet
+from iflab.net import IFF, AddressFamily, Ifaddr, Ifmultiaddr, Ifnet, SockaddrDl, Thread, Vnet
 
-from .command import CommandError, number
+from .command import CommandError, number, options
 
 __all__ = ["RouteRow", "netstat"]
 
@@ -38,6 +42,8 @@ class _Options:
     what: str = ""
     octets: bool = False
     drops: bool = False
+    groups: bool = False
+    human: bool = False
     interface: str | None = None
     family: AddressFamily | None = None
     fib: int = 0
@@ -50,55 +56,49 @@ def netstat(
     routes: Callable[[int], list[RouteRow]] | None = None,
 ) -> str:
     """Return what ``netstat`` prints for ``vnet``; ``routes(fib)`` gives its routes. Raises ``CommandError``."""
-    options = _read(list(args))
-    if options.what == "r":
-        return _routes(routes(options.fib) if routes is not None else [], options.family)
-    if options.interface is not None and vnet.ifunit(options.interface) is None:
+    chosen = _read(list(args))
+    if chosen.what == "r":
+        fibs = vnet.stack.rt_numfibs
+        if not 0 <= chosen.fib < fibs:
+            raise CommandError(f"netstat: there is no fib {chosen.fib}; there are {fibs}, from 0")
+        return _routes(routes(chosen.fib) if routes is not None else [], chosen)
+    if chosen.interface is not None and vnet.ifunit(chosen.interface) is None:
         there = ", ".join(ifp.if_xname for ifp in vnet.ifnets()) or "none"
-        raise CommandError(f"netstat: interface {options.interface} does not exist; there are {there}")
-    if options.what == "g":
-        return _groups(vnet, options.family)
-    return _interfaces(vnet, options)
+        raise CommandError(f"netstat: interface {chosen.interface} does not exist; there are {there}")
+    if chosen.what == "g":
+        return _groups(vnet, chosen.family)
+    return _interfaces(vnet, chosen)
 
 
 def _read(words: list[str]) -> _Options:
-    options = _Options()
-    while words:
-        word = words.pop(0)
-        if len(word) < 2 or word[0] != "-":
-            raise CommandError(f"netstat: {word!r} is no option; use -i, -g or -r")
-        for letter in word[1:]:
-            if letter in "igr":
-                options.what = letter
-            elif letter == "b":
-                options.octets = True
-            elif letter == "d":
-                options.drops = True
-            elif letter in "IfF":
-                if not words:
-                    raise CommandError(f"netstat: -{letter} needs a value")
-                _value(options, letter, words.pop(0))
-            elif letter not in "naW46":
-                raise CommandError(
-                    f"netstat: there is no option -{letter}; there are -i -g -r -n -b -d -I -f -F"
-                )
-            if letter in "46":
-                options.family = AddressFamily.INET if letter == "4" else AddressFamily.INET6
-    if not options.what:
-        options.what = "i" if options.interface is not None else ""
-    if not options.what:
+    chosen = _Options()
+    found, rest = options("netstat", words, "igrabdhnWI:f:F:46")
+    if rest:
+        raise CommandError(f"netstat: {rest[0]!r} is no option; use -i, -g or -r")
+    for letter, value in found:
+        if letter in "igr":
+            chosen.what = letter
+        elif letter in "IfF":
+            _value(chosen, letter, value)
+        elif letter in "46":
+            chosen.family = AddressFamily.INET if letter == "4" else AddressFamily.INET6
+        chosen.octets |= letter == "b"
+        chosen.drops |= letter == "d"
+        chosen.groups |= letter == "a"
+        chosen.human |= letter == "h"
+    if not chosen.what:
         raise CommandError("netstat: say what: -i interfaces, -g groups or -r routes")
-    return options
+    return chosen
 
 
-def _value(options: _Options, letter: str, value: str) -> None:
+def _value(chosen: _Options, letter: str, value: str) -> None:
     if letter == "I":
-        options.interface = value
-        options.what = options.what or "i"
+        chosen.interface = value
+        chosen.what = chosen.what or "i"
     elif letter == "F":
-        options.fib = number("netstat", value, "fib")
+        chosen.fib = number("netstat", value, "fib")
     elif value in _FAMILIES:
-        options.family = _FAMILIES[value]
+        chosen.family = _FAMILIES[value]
     else:
         raise CommandError(f"netstat: there is no family {value!r}; there are {', '.join(_FAMILIES)}")
 
@@ -106,62 +106,100 @@ def _value(options: _Options, letter: str, value: str) -> None:
 # -i
 
 
-def _interfaces(vnet: Vnet, options: _Options) -> str:
-    head = ["Name", "Mtu", "Network", "Address", "Ipkts", "Ierrs", "Idrop"]
-    head += ["Ibytes"] * options.octets + ["Opkts", "Oerrs"] + ["Obytes"] * options.octets + ["Coll"]
-    head += ["Drop"] * options.drops
+def _interfaces(vnet: Vnet, chosen: _Options) -> str:
+    head = ["Name", "Mtu", "Network ", "Address ", "Ipkts", "Ierrs", "Idrop"]
+    head += ["Ibytes"] * chosen.octets + ["Opkts", "Oerrs"] + ["Obytes"] * chosen.octets + ["Coll"]
+    head += ["Drop"] * chosen.drops
     rows = [head]
     for ifp in vnet.ifnets():
-        if options.interface not in (None, ifp.if_xname):
+        if chosen.interface not in (None, ifp.if_xname):
             continue
-        if options.family in (None, AddressFamily.LINK):
-            rows.append(_link_row(ifp, options))
-        rows += [
-            _address_row(ifp, ifa, options)
-            for ifa in ifp.if_addrhead
-            if ifa.ifa_addr.family is not AddressFamily.LINK and options.family in (None, ifa.ifa_addr.family)
-        ]
-    return _columns(rows, left=(0, 2, 3))
+        for ifa in ifp.if_addrhead:
+            family = ifa.ifa_addr.family
+            if chosen.family not in (None, family):
+                continue
+            is_link = family is AddressFamily.LINK
+            rows.append(_row(ifp, _of_link(ifp) if is_link else _of_address(ifp, ifa), chosen))
+            if chosen.groups:
+                rows += [_group_row(ifma, len(head)) for ifma in _memberships(ifp, family)]
+    least = {"Name": 5, "Mtu": 5, "Network ": 9, "Ipkts": 8, "Opkts": 8, "Ibytes": 10, "Obytes": 10}
+    return _columns(rows, left=(0, 2, 3), least=[least.get(name, 5) for name in head])
 
 
-def _link_row(ifp: Ifnet, options: _Options) -> list[str]:
+def _of_link(ifp: Ifnet) -> list[str | int | None]:
     return [
-        ifp.if_xname,
         str(ifp.if_mtu),
-        f"<Link#{ifp.if_index}>",
+        f"<Link#{ifp.if_index}> ",
         ifp.lladdr.hex(":"),
-        str(ifp.if_ipackets),
-        str(ifp.if_ierrors),
-        str(ifp.if_iqdrops),
-        *([str(ifp.if_ibytes)] * options.octets),
-        str(ifp.if_opackets),
-        str(ifp.if_oerrors),
-        *([str(ifp.if_obytes)] * options.octets),
-        "0",
-        *([str(ifp.if_snd.ifq_drops)] * options.drops),
+        ifp.if_ipackets,
+        ifp.if_ierrors,
+        ifp.if_iqdrops,
+        ifp.if_ibytes,
+        ifp.if_opackets,
+        ifp.if_oerrors,
+        ifp.if_obytes,
+        0,
+        ifp.if_snd.ifq_drops,
     ]
 
 
-def _address_row(ifp: Ifnet, ifa: Ifaddr, options: _Options) -> list[str]:
+def _of_address(ifp: Ifnet, ifa: Ifaddr) -> list[str | int | None]:
     mask = ifa.ifa_netmask
     bits = mask.value.bit_count() if mask is not None and not isinstance(mask, SockaddrDl) else 0
     network = ipaddress.ip_network(f"{ifa.ifa_addr}/{bits}", strict=False)
     zone = f"%{ifp.if_xname}" if network.is_link_local and network.version == 6 else ""
     return [
-        ifp.if_xname,
         "-",
-        f"{network.network_address}{zone}/{bits}",
-        f"{ifa.ifa_addr}",
-        str(ifa.ifa_ipackets),
-        "-",
-        "-",
-        *([str(ifa.ifa_ibytes)] * options.octets),
-        str(ifa.ifa_opackets),
-        "-",
-        *([str(ifa.ifa_obytes)] * options.octets),
-        "-",
-        *(["-"] * options.drops),
+        f"{network.network_address}{zone}/{bits} ",
+        f"{ifa.ifa_addr}{zone}",
+        ifa.ifa_ipackets,
+        None,
+        None,
+        ifa.ifa_ibytes,
+        ifa.ifa_opackets,
+        None,
+        ifa.ifa_obytes,
+        None,
+        None,
     ]
+
+
+def _row(ifp: Ifnet, cells: list[str | int | None], chosen: _Options) -> list[str]:
+    """The cells that were asked for, as text. A name with an asterisk is down."""
+    ibytes, obytes, drops = 6, 9, 11
+    left_out = {*((ibytes, obytes) if not chosen.octets else ()), *((drops,) if not chosen.drops else ())}
+    name = ifp.if_xname if ifp.if_flags & IFF.UP else f"{ifp.if_xname}*"
+    return [
+        name,
+        *(_cell(c, i in (ibytes, obytes), chosen) for i, c in enumerate(cells) if i not in left_out),
+    ]
+
+
+def _cell(value: str | int | None, octets: bool, chosen: _Options) -> str:
+    if value is None:
+        return "-"
+    return (
+        _humanize(value, 1024 if octets else 1000) if chosen.human and isinstance(value, int) else str(value)
+    )
+
+
+def _humanize(value: float, step: int) -> str:
+    """As ``humanize_number(3)`` writes it in four places: ``999``, ``1.2K``, ``12K``, ``3.4M``."""
+    for suffix in ("", "K", "M", "G", "T", "P"):
+        if value < (1000 if suffix else step) or suffix == "P":
+            return f"{value:.1f}{suffix}" if suffix and value < 9.95 else f"{value:.0f}{suffix}"
+        value /= step
+    raise AssertionError
+
+
+def _memberships(ifp: Ifnet, family: AddressFamily) -> list[Ifmultiaddr]:
+    return [ifma for ifma in ifp.if_multiaddrs if ifma.ifma_addr.family is family]
+
+
+def _group_row(ifma: Ifmultiaddr, columns: int) -> list[str]:
+    address = ifma.ifma_addr
+    text = address.key.hex(":") if isinstance(address, SockaddrDl) else str(address)
+    return ["", "", "", text, *[""] * (columns - 4)]
 
 
 # -g
@@ -178,12 +216,11 @@ def _groups(vnet: Vnet, family: AddressFamily | None) -> str:
     for each, title in _TITLES:
         rows = [["Group", "Link-layer Address", "Netif"]]
         for ifp in vnet.ifnets():
-            for ifma in ifp.if_multiaddrs:
-                if ifma.ifma_addr.family is each:
-                    zone = f"%{ifp.if_xname}" if each is AddressFamily.INET6 else ""
-                    mac = "<none>" if ifma.ifma_lladdr is None else ifma.ifma_lladdr.key.hex(":")
-                    own = ifma.ifma_addr.key.hex(":") if each is AddressFamily.LINK else str(ifma.ifma_addr)
-                    rows.append([f"{own}{zone}", mac, ifp.if_xname])
+            for ifma in _memberships(ifp, each):
+                zone = f"%{ifp.if_xname}" if each is AddressFamily.INET6 else ""
+                mac = "<none>" if ifma.ifma_lladdr is None else ifma.ifma_lladdr.key.hex(":")
+                own = ifma.ifma_addr.key.hex(":") if each is AddressFamily.LINK else str(ifma.ifma_addr)
+                rows.append([f"{own}{zone}", mac, ifp.if_xname])
         if len(rows) > 1 and family in (None, each):
             out += f"{title}\n{_columns(rows, left=(0, 1, 2))}\n"
     return out
@@ -192,19 +229,23 @@ def _groups(vnet: Vnet, family: AddressFamily | None) -> str:
 # -r
 
 
-def _routes(rows: list[RouteRow], family: AddressFamily | None) -> str:
-    out = "Routing tables\n"
-    for each, title in ((AddressFamily.INET, "Internet"), (AddressFamily.INET6, "Internet6")):
+def _routes(rows: list[RouteRow], chosen: _Options) -> str:
+    out = f"Routing tables (fib: {chosen.fib})\n" if chosen.fib else "Routing tables\n"
+    for each, title, widths in (
+        (AddressFamily.INET, "Internet", (18, 18, 6, 8, 6)),
+        (AddressFamily.INET6, "Internet6", (33, 29, 6, 8, 6)),
+    ):
         mine = [row for row in rows if row.family is each]
-        if family in (None, each) and mine:
+        if chosen.family in (None, each) and mine:
             table = [["Destination", "Gateway", "Flags", "Netif", "Expire"]]
             table += [[row.destination, row.gateway, row.flags, row.netif, ""] for row in mine]
-            out += f"\n{title}:\n{_columns(table, left=(0, 1, 2))}"
+            out += f"\n{title}:\n{_columns(table, left=(0, 1, 2), least=widths)}"
     return out
 
 
-def _columns(rows: list[list[str]], left: tuple[int, ...]) -> str:
+def _columns(rows: list[list[str]], left: tuple[int, ...], least: Sequence[int] = ()) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    widths = [max(pair) for pair in zip_longest(widths, least, fillvalue=0)]
     lines = []
     for row in rows:
         cells = [

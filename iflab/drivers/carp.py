@@ -549,7 +549,7 @@ class Carp:
         try:
             found.ifa_carp = None
             if delete is not None:
-                delete(ifp, str(address))
+                delete(ifp, found)
             else:
                 ifp.ifa_remove(found)
         except OSError as error:

@@ -103,6 +103,8 @@ STALE_FOR = 0.1
 """Seconds for which frames may still come out that were queued before the kernel was told to finish them."""
 
 BROADCAST = b"\xff" * 6
+MEDIA = "Ethernet 10Gbase-T <full-duplex>"
+"""The only one there is, in ifconfig's words."""
 
 # Linux's numbers for the flags that both sides have.
 _LINUX_UP, _LINUX_NOARP, _LINUX_PROMISC, _LINUX_ALLMULTI = 0x1, 0x80, 0x100, 0x200
@@ -299,6 +301,8 @@ class TapNic(Driver):
         """Told when the ifnet's multicast list changed."""
         self.on_change: Callable[[Ifnet], None] | None = None
         """Told when the ifnet changed something here."""
+        self.own_group: Callable[[Ifnet], int] | None = None
+        """Tells by the ifnet's groups what number the netdev's group should have."""
         self.netdev_group = 0
         """The number of the netdev's group (``ip link show group``)."""
         self.netdev_flags = 0
@@ -308,6 +312,8 @@ class TapNic(Driver):
         """The netdev's operational state as last heard (RFC 2863): ``"UP"`` once the kernel sends through it."""
         self.kernel_promisc = False
         """One reference of ``if_pcount`` is held for a program of the host that sniffs."""
+        self.following = False
+        """The ifnet is just following its netdev: nothing of it is asked of the kernel."""
         self.kernel_allmulti = False
         """The same of ``if_amcount``, for programs or for whoever set the flag from the Linux side."""
         self.ifp: Ifnet
@@ -418,10 +424,10 @@ class TapNic(Driver):
         self.arrived(netns, new_vnet)
 
     def arrived(self, netns: Netns, vnet: Vnet) -> None:
-        """The device is in ``netns`` now, down."""
+        """The device is in ``netns`` now, down. Raises ENODEV, and nothing is changed, when it has moved on."""
+        self.tap.look_up(netns)
         self.netns = netns
         self._pushed = set()  # a netdev that moves leaves its multicast list behind
-        self.tap.look_up(netns)
         self.name = f"{vnet.name}:{self.ifp.if_xname}"
         self.netdev_flags &= ~_LINUX_UP
 
@@ -775,7 +781,10 @@ class TapNic(Driver):
             ifp.if_capenable = wanted
             self.rethink()
         elif cmd == "SIOCGIFMEDIA":
-            data.ifr_data = {"media": "Ethernet 10Gbase-T <full-duplex>", "active": self.end is not None}
+            data.ifr_data = {"media": MEDIA, "active": self.end is not None}
+        elif cmd == "SIOCSIFMEDIA":
+            if data.ifr_data not in (MEDIA, "Ethernet autoselect"):
+                raise OSError(errno.EINVAL, f"{self.name}: its only media is {MEDIA}, not {data.ifr_data}")
         else:
             raise OSError(errno.EINVAL, f"{self.name}: a TAP NIC knows no {cmd}")
 
@@ -822,7 +831,7 @@ class TapNic(Driver):
         if self.kernel_allmulti and self.netdev_flags & _LINUX_ALLMULTI:
             wanted |= _LINUX_ALLMULTI  # somebody else's; switching it off is up to them
         differ = (self.netdev_flags ^ wanted) & mask
-        if differ and self.tap.fd >= 0:
+        if differ and self.tap.fd >= 0 and not self.following:
             changes: dict[str, Any] = {}
             for key, bit in (("up", _LINUX_UP), ("promisc", _LINUX_PROMISC), ("allmulti", _LINUX_ALLMULTI)):
                 if differ & bit:
@@ -843,7 +852,13 @@ class TapNic(Driver):
         try:
             self.sync_flags()
         except OSError as error:
-            _log.warning("%s: the kernel refuses its flags: %s", self.name, error)
+            gone = error.errno == errno.ENODEV  # and that is told soon
+            _log.log(
+                logging.DEBUG if gone else logging.WARNING,
+                "%s: the kernel refuses its flags: %s",
+                self.name,
+                error,
+            )
 
     def _set_mtu(self, ifp: Ifnet, mtu: int) -> None:
         if mtu != self.netdev_mtu:

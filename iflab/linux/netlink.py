@@ -79,6 +79,7 @@ RT_TYPES = {
     "prohibit": 8,
     "throw": 9,
 }
+_RT_TYPE_NAMES = {number: name for name, number in RT_TYPES.items()}
 _RTPROT_STATIC = 4
 _OPERSTATES = ("UNKNOWN", "NOTPRESENT", "DOWN", "LOWERLAYERDOWN", "TESTING", "DORMANT", "UP")
 
@@ -183,6 +184,11 @@ class Route:
     priority: int
     prefsrc: str | None
     flags: int
+
+    @property
+    def kind(self) -> str:
+        """What ``ip`` calls its type: unicast, local, blackhole ..."""
+        return _RT_TYPE_NAMES[self.type]
 
 
 @dataclass(slots=True, frozen=True)

@@ -13,13 +13,12 @@ import socket
 from collections.abc import Iterator
 
 from .errors import KernelRefused
-from .netlink import IFF_UP, RT_SCOPES, RT_TYPES, Addr, Netlink, Route
+from .netlink import IFF_UP, RT_SCOPES, Addr, Netlink, Route
 
 __all__ = ["rename"]
 
 _RTPROT_KERNEL = 2
 _SCOPES = {number: name for name, number in RT_SCOPES.items()}
-_TYPES = {number: name for name, number in RT_TYPES.items()}
 
 
 def rename(netlink: Netlink, index: int, name: str) -> None:
@@ -68,7 +67,7 @@ def _put_back_routes(netlink: Netlink, index: int, routes: list[Route]) -> None:
                 index=index,
                 table=route.table,
                 priority=route.priority or None,
-                kind=_TYPES[route.type],
+                kind=route.kind,
                 scope=_SCOPES[route.scope],
                 src=route.prefsrc,
             )

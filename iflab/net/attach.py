@@ -151,7 +151,9 @@ def if_purgeaddrs(ifp: Ifnet) -> None:
 
 
 def if_dead(ifp: Ifnet) -> None:
-    """Put the dead driver below the interface: nothing reaches the real one any more (net/if_dead.c)."""
+    """Put the dead driver below the interface: nothing reaches the real one any more (called at 878;
+    ``net/if_dead.c``).
+    """
     gone, ifp.if_driver = ifp.if_driver, DeadDriver()
     ifp.bind_driver()
     gone.if_detached(ifp)

@@ -56,9 +56,11 @@ class ManualClock:
         self._order = count()
 
     def now(self) -> float:
+        """Return the seconds so far."""
         return self._now
 
     def call_at(self, when: float, fn: Callable[[], None]) -> Timer:
+        """Run ``fn`` when ``advance`` has come to ``when``."""
         timer = _ManualTimer(fn)
         with self.lock:
             heapq.heappush(self._due, (when, next(self._order), timer))

@@ -56,13 +56,13 @@ class Cloners:
         self._cloners: dict[str, Cloner] = {}
 
     def register(self, cloner: Cloner) -> None:
-        """Offer a kind of interface. Raises EEXIST when the name is taken."""
+        """Offer a kind of interface (``if_clone_simple`` of ``net/if_clone.c``). Raises EEXIST when the name is taken."""
         if cloner.name in self._cloners:
             raise refuse(errno.EEXIST, f"a cloner {cloner.name!r} is registered already")
         self._cloners[cloner.name] = cloner
 
     def if_clone_create(self, vnet: Vnet, name: str, params: Any = None) -> str:
-        """Make the interface ``name``, or the first free of that kind; return its full name.
+        """Make the interface ``name``, or the first free of that kind; return its full name (called at 2577).
 
         Raises EINVAL for an unknown kind or a unit that is no plain number,
         EEXIST when there is one of that name, and what the kind itself refuses.
@@ -101,7 +101,10 @@ class Cloners:
         return ifp.if_xname
 
     def if_clone_destroy(self, vnet: Vnet, name: str) -> None:
-        """Unmake an interface. Raises ENXIO when there is none, EINVAL when it was not made by name or must stay."""
+        """Unmake an interface (called at 2585).
+
+        Raises ENXIO when there is none, EINVAL when it was not made by name or must stay.
+        """
         with self.kernel.giant:
             ifp = vnet.ifunit(name)
             if ifp is None:
@@ -114,5 +117,5 @@ class Cloners:
             cloner.destroy(ifp)
 
     def if_clone_list(self, vnet: Vnet) -> list[str]:
-        """The kinds that there are."""
+        """The kinds that there are (called at 2590)."""
         return list(self._cloners)

@@ -67,7 +67,7 @@ def ether_resolvemulti(ifp: Ifnet, sa: Sockaddr) -> SockaddrDl | None:
 
 
 def ether_ifattach(ifp: Ifnet, lla: bytes) -> None:
-    """Attach an Ethernet interface with the MAC ``lla`` of 6 octets. Raises as ``if_attach`` does."""
+    """Attach an Ethernet interface with the MAC ``lla`` of 6 octets (``net/if_ethersubr.c``); raises as ``if_attach``."""
     ifp.if_addrlen = len(lla)
     ifp.if_attach()
     sdl = ifp.link_sockaddr()

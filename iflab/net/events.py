@@ -58,7 +58,7 @@ class EventHandlers:
         self._lists: dict[str, list[EventHandler]] = {event: [] for event in EVENTS}
 
     def register(self, event: str, fn: Callable[..., None]) -> EventHandler:
-        """Call ``fn`` at each ``event`` from now on. Raises ``ValueError`` for an event that does not exist."""
+        """Call ``fn`` at each ``event`` from now on. Raises ``ValueError`` for one that does not exist."""
         if event not in self._lists:
             raise ValueError(f"no event is called {event!r}; there are {', '.join(EVENTS)}")
         handler = EventHandler(self, event, fn)
@@ -72,7 +72,7 @@ class EventHandlers:
             handlers.remove(handler)
 
     def invoke(self, event: str, *args: Any) -> None:
-        """Call the listeners of ``event`` in order (``EVENTHANDLER_INVOKE``)."""
+        """Call the listeners of ``event`` in order (``EVENTHANDLER_INVOKE``: 692, 913, 1145, 2030, 2475 ...)."""
         for handler in tuple(self._lists[event]):
             try:
                 handler.fn(*args)

@@ -53,7 +53,7 @@ class Group:
 
     @property
     def ifg_refcnt(self) -> int:
-        """Memberships; the group goes with the last."""
+        """Memberships; the group goes with the last (1112-1141, 1183)."""
         return len(self.ifg_members)
 
     def __repr__(self) -> str:

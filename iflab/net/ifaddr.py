@@ -275,6 +275,9 @@ class AddressList:
             and self._octets.get(ifa.ifa_addr.packed) is ifa
         ):
             del self._octets[ifa.ifa_addr.packed]
+            tables = self.table.family(ifa.ifa_addr.family)
+            for twin in tables.exact.get(ifa.ifa_addr.key, ())[:1] if tables is not None else ():
+                self._octets[ifa.ifa_addr.packed] = twin  # the same address with another mask
         if self._vnet_table is not None:
             self._vnet_table.discard(ifa)
 

@@ -226,7 +226,7 @@ class Ifnet:
             return self.if_refcount
 
     def if_ref_unless_dying(self) -> bool:
-        """Take a reference unless the interface is dying; True when it was taken."""
+        """Take a reference unless the interface is dying; True when it was taken (248-262, 2086-2100)."""
         if self.if_flags & IFF.DYING:
             return False
         self.if_refcount += 1
@@ -284,12 +284,12 @@ class Ifnet:
         self.transmit_mbuf = self._transmit_queued if own is None else self._transmit_own
 
     def need_ioctl(self, cmd: str) -> None:
-        """Raise EOPNOTSUPP when the driver has no ``if_ioctl`` at all."""
+        """Raise EOPNOTSUPP when the driver has no ``if_ioctl`` at all (2274, 2367, 2383)."""
         if type(self.if_driver).if_ioctl is Driver.if_ioctl and "if_ioctl" not in vars(self.if_driver):
             raise refuse(errno.EOPNOTSUPP, f"{self.if_xname}: the driver knows no {cmd}")
 
     def driver_ioctl(self, cmd: str, data: Any) -> None:
-        """Send a command down. Raises the driver's ``OSError``; EIO when it failed in any other way."""
+        """Send a command down (``ifp->if_ioctl``). Raises the driver's ``OSError``; EIO when it failed in any other way."""
         try:
             self.if_driver.if_ioctl(self, cmd, data)
         except (OSError, KernelPanic):
@@ -299,7 +299,7 @@ class Ifnet:
             raise refuse(errno.EIO, f"{self.if_xname}: the driver failed at {cmd}: {error!r}") from error
 
     def driver_ioctl_unheeded(self, cmd: str, data: Any) -> None:
-        """Send a command down where the original does not look at the answer."""
+        """Send a command down where the original does not look at the answer (2265, 3066, 3124, 3330)."""
         try:
             self.driver_ioctl(cmd, data)
         except OSError as error:
@@ -383,7 +383,7 @@ class Ifnet:
     # frames in
 
     def if_input_mbuf(self, m: Mbuf) -> None:
-        """Hand a frame that came off the wire to the protocols."""
+        """Hand a frame that came off the wire to the protocols (``if_input`` of ``net/if_var.h``)."""
         if self.if_bpf:
             bpf_mtap(self, m, BpfSide.IN)
         self.if_ipackets += 1

@@ -141,7 +141,7 @@ class Ifqueue:
         self.altq_disc = discipline
 
     def altq_enable(self) -> None:
-        """Let the discipline decide from now on. Raises ENXIO without one. What waits is lost, as on purge."""
+        """Let the discipline decide from now on; what waits is lost, as on purge. Raises ENXIO without one."""
         if self.altq_disc is None:
             raise refuse(errno.ENXIO, "the queue has no discipline; attach one first")
         if self._discipline is None:
@@ -150,14 +150,14 @@ class Ifqueue:
             self._tell()
 
     def altq_disable(self) -> None:
-        """Throw the discipline's frames away and go on without it."""
+        """Throw the discipline's frames away and go on without it (called at 852)."""
         if self._discipline is not None:
             self.ifq_flushed += self._discipline.purge()
             self._discipline = None
             self._tell()
 
     def altq_detach(self) -> None:
-        """Take the discipline out. Raises EBUSY while it is enabled, ENXIO when there is none."""
+        """Take the discipline out (called at 854). Raises EBUSY while it is enabled, ENXIO when there is none."""
         if self._discipline is not None:
             raise refuse(errno.EBUSY, "the discipline is enabled; disable it first")
         if self.altq_disc is None:
@@ -165,15 +165,21 @@ class Ifqueue:
         self.altq_disc = None
 
     def altq_is_enabled(self) -> bool:
-        """True while a discipline decides."""
+        """True while a discipline decides (``ALTQ_IS_ENABLED``; asked at 851)."""
         return self._discipline is not None
 
-    def tbr_set(self, regulator: Any, dequeue: Callable[[Ifqueue, bool], Mbuf | None] | None) -> None:
-        """Put a token-bucket regulator on the way out, or take it off with ``(None, None)``.
+    def tbr_set(self, regulator: Any, dequeue: Callable[[Ifqueue, bool], Mbuf | None] | None = None) -> None:
+        """Put a token-bucket regulator on the way out, or take it off with None.
 
-        ``dequeue`` is the kernel's ``tbr_dequeue_ptr``: called with the queue and
-        whether it is only asked to look.
+        ``dequeue`` is called with the queue and whether it is only asked to look; the
+        kernel's ``tbr_dequeue_ptr`` serves a regulator that brings none. Raises ENXIO
+        when there is none either (152; ``altq/altq_subr.c``).
         """
+        if regulator is not None and dequeue is None:
+            hooks = self.altq_ifp.kernel.hooks if self.altq_ifp is not None else None
+            dequeue = hooks.tbr_dequeue_ptr if hooks is not None else None
+            if dequeue is None:
+                raise refuse(errno.ENXIO, "no regulator is loaded that could serve the queue")
         self.altq_tbr = regulator
         self._tbr_dequeue = dequeue if regulator is not None else None
         self._tell()

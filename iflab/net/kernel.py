@@ -75,7 +75,7 @@ class Kernel:
     # vnets
 
     def vnet_alloc(self, name: str, stack: Stack | None = None, is_default: bool = True) -> Vnet:
-        """Make a vnet with its tables, and a prison around it."""
+        """Make a vnet with its tables (356-369), and a prison around it."""
         with self.giant:
             vnet = Vnet(self, name, self._jids, stack or Stack(), is_default)
             self._jids += 1
@@ -83,7 +83,7 @@ class Kernel:
             return vnet
 
     def vnet_destroy(self, vnet: Vnet) -> None:
-        """Send borrowed interfaces home, then let the vnet go; panics while one of its own is left."""
+        """Send borrowed interfaces home, then let the vnet go; panics while one of its own is left (384-395)."""
         with self.giant:
             for ifp in vnet.ifnets():
                 home = ifp.if_home_vnet
@@ -103,7 +103,10 @@ class Kernel:
                 self.curvnet = before
 
     def prison_find_child(self, prison: Prison, jid: int) -> Prison | None:
-        """The prison ``jid`` as the caller in ``prison`` sees it; None for its own and for one that does not exist."""
+        """The prison ``jid`` as the caller in ``prison`` sees it (called at 1001, 1043).
+
+        None for its own and for one that does not exist.
+        """
         for vnet in self.vnets:
             if vnet.prison.pr_id == jid and vnet.prison is not prison:
                 return vnet.prison

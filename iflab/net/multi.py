@@ -119,9 +119,11 @@ class MulticastList:
         return {key for family, key in self._by_address if family is AddressFamily.LINK}
 
     def insert_head(self, ifma: Ifmultiaddr) -> None:
+        """Put a membership first (3037, 3049)."""
         self._by_address[ifma.ifma_addr.family, ifma.ifma_addr.key] = ifma
 
     def remove(self, ifma: Ifmultiaddr) -> None:
+        """Take a membership off; nothing happens when it is not on the list (3253, 3261)."""
         key = (ifma.ifma_addr.family, ifma.ifma_addr.key)
         if self._by_address.get(key) is ifma:
             del self._by_address[key]
@@ -162,7 +164,7 @@ def if_addmulti(ifp: Ifnet, sa: Sockaddr | str) -> Ifmultiaddr:
             ifma.ifma_llifma = ll_ifma
         members.insert_head(ifma)
         # No message for the link-level membership that this one brought along (quirk 17).
-        ifp.kernel.rtsock.rt_newmaddrmsg(ifp, ifma.ifma_addr, True)
+        ifp.kernel.rtsock.rt_newmaddrmsg(ifp, ifma.ifma_addr, True, ifma.ifma_lladdr)
         ifp.driver_ioctl_unheeded("SIOCADDMULTI", None)
         return ifma
 
@@ -214,7 +216,7 @@ def if_purgemaddrs(ifp: Ifnet) -> None:
 def _orphan(ifma: Ifmultiaddr) -> None:
     ifp = ifma.ifma_ifp
     if ifp is not None:
-        ifp.kernel.rtsock.rt_newmaddrmsg(ifp, ifma.ifma_addr, False)
+        ifp.kernel.rtsock.rt_newmaddrmsg(ifp, ifma.ifma_addr, False, ifma.ifma_lladdr)
         ifp.if_multiaddrs.remove(ifma)
         ifma.ifma_ifp = None
 

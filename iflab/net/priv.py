@@ -75,6 +75,6 @@ class Thread:
     holds: Callable[[Priv], bool] = allow_all
 
     def priv_check(self, priv: Priv) -> None:
-        """Raise EPERM unless the caller holds ``priv``."""
+        """Raise EPERM unless the caller holds ``priv`` (called at 2187-2499, 2566, 2575, 2583)."""
         if not self.holds(priv):
             raise refuse(errno.EPERM, f"the caller lacks {priv}")

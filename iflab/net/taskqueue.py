@@ -34,7 +34,7 @@ class TaskQueue:
         return len(self._queue)
 
     def enqueue(self, task: Task) -> None:
-        """Ask for ``task`` to run once more."""
+        """Ask for ``task`` to run once more (called at 1996)."""
         task.pending += 1
         if task.pending == 1:
             self._queue.append(task)
@@ -50,7 +50,7 @@ class TaskQueue:
         return ran
 
     def drain(self, task: Task) -> None:
-        """Run ``task`` now if it is queued, so that nothing of it is left when its owner goes."""
+        """Run ``task`` now if it is queued, so that nothing of it is left when its owner goes (called at 844)."""
         if task.pending:
             self._queue.remove(task)
             self._execute(task)

@@ -10,6 +10,7 @@ from iflab.net import (
     PRC,
     RTM,
     Cloner,
+    Ifgroupreq,
     Ifqueue,
     Ifreq,
     Kernel,
@@ -31,6 +32,7 @@ from iflab.net import (
     mbuf,
 )
 from iflab.net.priv import allow_none
+from iflab.net.sockio import GENERIC_SET
 
 from .doubles import RecordingDriver, ethernet, frame
 
@@ -129,6 +131,21 @@ def test_a_regulator_decides_when_a_frame_may_leave():
     assert queue.dequeue() is None
 
 
+def test_the_kernels_own_regulator_serves_a_queue_that_names_none():
+    vnet, ifp, driver = ethernet()
+    with pytest.raises(OSError, match="no regulator is loaded") as refused:
+        ifp.if_snd.tbr_set(object())
+    assert refused.value.errno == errno.ENXIO
+    assert ifp.if_snd.is_plain()
+
+    asked = []
+    vnet.kernel.hooks.tbr_dequeue_ptr = lambda ifq, look: asked.append(look)
+    ifp.if_snd.tbr_set(object())
+    ifp.if_transmit(frame("x"))
+
+    assert (asked, driver.sent, ifp.if_snd.ifq_len) == ([False], [], 1)
+
+
 # privileges
 
 
@@ -147,9 +164,12 @@ def test_a_regulator_decides_when_a_frame_may_leave():
         ("SIOCSIFMTU", {"ifr_mtu": 1400}, Priv.NET_SETIFMTU),
         ("SIOCADDMULTI", {"ifr_addr": as_sockaddr("01:00:5e:00:00:05")}, Priv.NET_ADDMULTI),
         ("SIOCDELMULTI", {"ifr_addr": as_sockaddr("01:00:5e:00:00:05")}, Priv.NET_DELMULTI),
-        ("SIOCSIFMEDIA", {}, Priv.NET_HWIOCTL),
+        *((cmd, {}, Priv.NET_HWIOCTL) for cmd in sorted(GENERIC_SET)),
         ("SIOCSIFLLADDR", {"ifr_addr": as_sockaddr("02:00:00:00:00:42")}, Priv.NET_SETLLADDR),
         ("SIOCIFCREATE", {}, Priv.NET_IFCREATE),
+        ("SIOCIFCREATE2", {}, Priv.NET_IFCREATE),
+        ("SIOCAIFGROUP", None, Priv.NET_ADDIFGROUP),
+        ("SIOCDIFGROUP", None, Priv.NET_DELIFGROUP),
         ("SIOCIFDESTROY", {}, Priv.NET_IFDESTROY),
     ],
 )
@@ -162,8 +182,9 @@ def test_without_the_privilege_nothing_happens(cmd, request_, privilege):
         asked.append(priv)
         return False
 
+    data = Ifgroupreq("em0", "all") if request_ is None else Ifreq("em0", **request_)
     with pytest.raises(OSError, match=f"the caller lacks {privilege}") as refused:
-        vnet.ioctl(cmd, Ifreq("em0", **request_), Thread(vnet.prison, none_but_note))
+        vnet.ioctl(cmd, data, Thread(vnet.prison, none_but_note))
 
     assert refused.value.errno == errno.EPERM
     assert asked == [privilege]

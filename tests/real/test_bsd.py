@@ -47,10 +47,28 @@ def test_ifconfig_shows_and_changes_what_ip_shows(running):
     assert iflab("ifconfig", running.name, "bob", "-l").stdout == "em0\n"
 
 
+def test_media_are_shown_and_chosen(running):
+    alice = running.hosts["alice"]
+    for words in ("media autoselect", "media 10Gbase-T mediaopt full-duplex", "mediaopt full-duplex"):
+        assert alice.ifconfig(f"em0 {words}") == ""
+    assert alice.ifconfig("-m em0").endswith(
+        "\tmedia: Ethernet 10Gbase-T <full-duplex>\n"
+        "\tstatus: active\n"
+        "\tsupported media:\n"
+        "\t\tmedia 10Gbase-T mediaopt full-duplex\n"
+    )
+
+
 def test_refusals_are_one_line_and_a_status(running):
     for words, text in (
         (["em0", "mtu", "20"], "ifconfig: em0: ioctl SIOCSIFMTU (set mtu): Invalid argument"),
         (["em7"], "ifconfig: interface em7 does not exist"),
+        (["em0", "netmask", "255.0.0.0"], "ifconfig: em0: ioctl SIOCAIFADDR (add address): Invalid argument"),
+        (["em0", "tunnel", "192.0.2.1", "192.0.2.2"], "ifconfig: em0: ioctl SIOCSIFPHYADDR"),
+        (["em0", "deletetunnel"], "ifconfig: em0: ioctl SIOCDIFPHYADDR"),
+        (["em0", "media", "10baseT/UTP"], "ifconfig: em0: ioctl SIOCSIFMEDIA (media): Invalid argument"),
+        (["em0", "-mediaopt", "full-duplex"], "ifconfig: em0: ioctl SIOCSIFMEDIA (media): Invalid argument"),
+        (["-al"], "ifconfig: -l and -a do not go together"),
     ):
         done = iflab("ifconfig", running.name, "alice", *words)
         assert done.returncode == 1
@@ -108,8 +126,10 @@ def test_monitor_prints_messages_as_they_come_and_ends_with_the_lab(running):
         "link: down",
         "!system=IFNET subsystem=em0 type=LINK_DOWN",
         "RTM_NEWADDR: address being added to iface",
-        "255.255.255.0 em0 198.51.100.1",
-        " 203.0.113.0/24 198.51.100.9",
+        "(alice:em0)",
+        " 255.255.255.0 em0:2.0.0.0.0.1 198.51.100.1\n",
+        "(alice, fib 0)",
+        " 203.0.113.0 198.51.100.9 255.255.255.0\n",
     ):
         assert part in out
 

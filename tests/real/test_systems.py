@@ -38,7 +38,9 @@ from iflab.net import (
     ifa_del_loopback_route,
     ifa_switch_loopback_route,
 )
+from iflab.net.altq import Priority, TokenBucketRegulator, altq_forgo, altq_use
 from iflab.net.priv import allow_none
+from iflab.net.sockio import GENERIC_GET, GENERIC_SET
 
 from ..linux_tools import eventually, ip, kernel_flags, link, need
 
@@ -151,6 +153,49 @@ def test_row_05_frames_of_the_kernel_pass_the_send_queue(lab, pair, em0):
     assert "Drop" in alice.netstat("-id").splitlines()[0]
 
 
+def test_row_05_a_discipline_and_a_regulator_stand_in_the_way_of_real_frames(lab, pair, em0):
+    """Put in, purged, disabled, detached; the receiver's kernel counts what came, and all is accounted for."""
+    alice, bob = pair[:2]
+    alice.ping("192.0.2.2")
+    came = lambda: link_stats(bob, "em0")["rx"]["packets"]  # noqa: E731
+    sock = alice.socket(kind=socket.SOCK_DGRAM)
+
+    def send(count, tos=0):
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, tos)
+        before = em0.if_softc.taken
+        for _ in range(count):
+            sock.sendto(bytes(1000), ("192.0.2.2", 9))
+            time.sleep(0.0005)  # the device's own queue is short
+        eventually(lambda: em0.if_softc.taken >= before + count)
+
+    with lab.lock:
+        altq_use(em0, Priority(limit=30))
+        regulator = TokenBucketRegulator(lab.engine, 8_000, depth=1500).attach(em0)
+    drops, before, flushed = em0.if_snd.ifq_drops, came(), em0.if_snd.ifq_flushed
+    send(40)
+    send(10, tos=0xE0)
+    assert int(alice.netstat("-dI", "em0").splitlines()[1].split()[-1]) == em0.if_snd.ifq_drops > drops
+    assert 30 <= em0.if_snd.ifq_len <= 40
+    assert came() - before < 10
+
+    waiting = em0.if_snd.ifq_len
+    with lab.lock:
+        assert em0.if_snd.purge() == waiting  # nothing left meanwhile: the lock is held
+    assert (em0.if_snd.ifq_len, em0.if_snd.ifq_flushed) == (0, flushed + waiting)
+
+    send(20)
+    with lab.lock:
+        waiting = em0.if_snd.ifq_len
+        altq_forgo(em0)
+        regulator.detach()
+    assert em0.if_snd.ifq_flushed >= flushed + waiting
+    assert em0.if_snd.is_plain()
+    before = came()
+    send(20)
+    eventually(lambda: came() >= before + 20)
+    sock.close()
+
+
 def test_row_06_attach_makes_the_device(lab, pair, em0):
     row = link(pair[0], "em0")
     assert row["address"] == em0.lladdr.hex(":")
@@ -238,9 +283,42 @@ def test_row_10_every_route_through_an_interface_goes_in_every_table(lab, pair, 
 
     em0.if_detach()
 
-    assert [r for r in ip(alice, "route", "show", "table", "all") if r.get("dev") == "em0"] == []
-    assert [r for r in ip(alice, "-6", "route", "show", "table", "all") if r.get("dev") == "em0"] == []
+    assert routes_through(alice, "em0") == []
     em0.if_free()
+
+
+@pytest.mark.parametrize("way", ["detach", "move"])
+def test_row_10_routes_of_every_kind_go_at_once_however_the_interface_goes(lab, pair, em0, way):
+    alice = pair[0]
+    em1 = alice.nic("em1", "198.51.100.1/24")
+    lab.cable(em1, pair[1].nic("em1", "198.51.100.2/24"))
+    lab.wait_links()
+    alice.run(
+        "ip route add 203.0.113.0/25 via 192.0.2.2 table 4000; ip route add 10.3.0.0/16 via 192.0.2.2 tos 0x10;"
+        "ip route add 10.1.0.0/16 via 192.0.2.2 metric 50; ip route add 10.1.0.0/16 via 192.0.2.2 metric 60;"
+        "ip route add multicast 239.0.0.0/8 dev em0 table 200; ip route add local 10.9.0.0/16 dev em0 table 201;"
+        "ip -6 route add 2001:db8:7::/48 dev em0 table 100; ip route add 10.7.0.0/16 dev em1;"
+        "ip route add 203.0.113.128/25 nexthop via 192.0.2.2 nexthop via 198.51.100.2",
+        check=True,
+    )
+    assert {str(r.get("table")) for r in routes_through(alice, "em0")} >= {"100", "200", "201", "4000"}
+
+    with lab.lock:  # at once: the device itself goes a moment later
+        if way == "detach":
+            em0.if_detach()
+        else:
+            em0.if_vmove(lab.host("guest").vnet)
+        left = routes_through(alice, "em0")
+    if way == "detach":
+        em0.if_free()
+
+    assert left == []
+    assert {"10.7.0.0/16", "198.51.100.0/24"} <= {r["dst"] for r in routes_through(alice, "em1")}
+
+
+def routes_through(host, name):
+    rows = [*ip(host, "route", "show", "table", "all"), *ip(host, "-6", "route", "show", "table", "all")]
+    return [row for row in rows if row.get("dev") == name]
 
 
 def test_row_11_drivers_hold_the_lists_still(lab, em0):
@@ -304,6 +382,25 @@ def test_row_13_a_loopback_route_to_an_address(lab, pair, em0):
     assert ip(alice, "route", "show", "table", "5") == []
     refused(errno.ESRCH, ifa_del_loopback_route, ifa, ifa.ifa_addr)
     refused(errno.EHOSTUNREACH, ifa_switch_loopback_route, other, ifa.ifa_addr, 5)
+
+
+@pytest.mark.parametrize(
+    ("address", "family"), [("192.0.2.1", "-4"), ("2001:db8::1", "-6")], ids=["IPv4", "IPv6"]
+)
+def test_row_13_loopback_routes_of_both_families_in_the_main_table(lab, pair, em0, address, family):
+    alice = pair[0]
+    alice.ifconfig("em0 inet6 2001:db8::1/64")
+    ifa = next(a for a in em0.if_addrhead if str(a.ifa_addr) == address)
+    routes = lambda: [r for r in ip(alice, family, "route") if r["dst"] == address]  # noqa: E731
+
+    ifa_add_loopback_route(ifa, ifa.ifa_addr)
+    assert [row["dev"] for row in routes()] == ["lo"]
+    rt = alice.stack.rtalloc1_fib(ifa.ifa_addr, 0)
+    assert (rt.rt_gateway.sdl_index, rt.rt_gateway.sdl_type) == (em0.if_index, IFT.ETHER)
+    ifa_del_loopback_route(ifa, ifa.ifa_addr)
+
+    assert routes() == []
+    refused(errno.ESRCH, ifa_del_loopback_route, ifa, ifa.ifa_addr)
 
 
 def test_row_14_look_ups_agree_with_the_kernel_whoever_set_the_address(lab, pair, em0):
@@ -414,6 +511,57 @@ def test_row_19_interface_ioctls_reach_the_netdev(lab, pair, em0, size):
     vnet.ioctl("SIOCSIFFIB", Ifreq("em0", ifr_fib=0))
     vnet.ioctl("SIOCSIFNAME", Ifreq("em0", ifr_buffer=UserBuffer(3, "em7")))
     assert [r for r in ip(alice, "rule") if r.get("iif")] == []
+
+
+def test_row_19_offloads_reach_the_device(lab, pair, em0):
+    need("ethtool", "ethtool")
+    vnet = pair[0].vnet
+    features = lambda: pair[0].run(["ethtool", "-k", "em0"], check=True).stdout  # noqa: E731
+    able = vnet.ioctl("SIOCGIFCAP", Ifreq("em0"))
+    assert "tcp-segmentation-offload: on" in features()
+
+    vnet.ioctl("SIOCSIFCAP", Ifreq("em0", ifr_reqcap=able.ifr_curcap & ~(IFCAP.TXCSUM | IFCAP.TXCSUM_IPV6)))
+    assert "tx-checksumming: off" in features()
+    assert "tcp-segmentation-offload: off" in features()
+    assert not vnet.ioctl("SIOCGIFCAP", Ifreq("em0")).ifr_curcap & (IFCAP.TSO4 | IFCAP.TXCSUM)
+    refused(errno.EINVAL, vnet.ioctl, "SIOCSIFCAP", Ifreq("em0", ifr_reqcap=IFCAP.POLLING))
+    vnet.ioctl("SIOCSIFCAP", Ifreq("em0", ifr_reqcap=able.ifr_curcap))
+
+    assert "tcp-segmentation-offload: on" in features()
+
+
+def test_row_19_what_is_asked_is_what_the_kernel_says(lab, pair, em0):
+    alice = pair[0]
+    alice.run("ip link set em0 alias 'to bob' mtu 1400", check=True)
+    lab.check()
+    vnet, row = alice.vnet, link(alice, "em0")
+
+    flags = vnet.ioctl("SIOCGIFFLAGS", Ifreq("em0")).ifr_flags
+    assert bool(flags & IFF.UP) == ("UP" in row["flags"])
+    assert flags & IFF.RUNNING
+    assert vnet.ioctl("SIOCGIFMTU", Ifreq("em0")).ifr_mtu == row["mtu"] == 1400
+    text = UserBuffer(64)
+    assert vnet.ioctl("SIOCGIFDESCR", Ifreq("em0", ifr_buffer=text)).ifr_buffer.length == 7
+    assert text.data == row["ifalias"] == "to bob"
+    assert vnet.ioctl("SIOCGIFFIB", Ifreq("em0")).ifr_fib == 0
+    assert vnet.ioctl("SIOCGIFPHYS", Ifreq("em0")).ifr_phys == 0
+    assert vnet.ioctl("SIOCGIFMEDIA", Ifreq("em0")).ifr_data["active"]
+    groups = vnet.ioctl("SIOCGIFGROUP", Ifgroupreq("em0", ifgr_len=16)).ifgr_groups.data
+    assert groups == ["all"]
+    for cmd in (
+        "SIOCSIFPHYS",
+        *sorted(GENERIC_SET - {"SIOCSIFMEDIA"}),
+        *sorted(GENERIC_GET - {"SIOCGIFMEDIA"}),
+    ):
+        refused(errno.EINVAL, vnet.ioctl, cmd, Ifreq("em0"))  # a NIC's driver does not know them
+    refused(errno.EINVAL, vnet.ioctl, "SIOCNOSUCH", Ifreq("em0"))
+    group = as_sockaddr("01:00:5e:00:00:77")
+    vnet.ioctl("SIOCADDMULTI", Ifreq("em0", ifr_addr=group))
+    refused(errno.EADDRINUSE, vnet.ioctl, "SIOCADDMULTI", Ifreq("em0", ifr_addr=group))
+    assert "01:00:5e:00:00:77" in {m.get("link") for r in ip(alice, "maddr") for m in r["maddr"]}
+    vnet.ioctl("SIOCDELMULTI", Ifreq("em0", ifr_addr=group))
+    refused(errno.ENOENT, vnet.ioctl, "SIOCDELMULTI", Ifreq("em0", ifr_addr=group))
+    assert "01:00:5e:00:00:77" not in {m.get("link") for r in ip(alice, "maddr") for m in r["maddr"]}
 
 
 def test_row_19_a_refusal_of_the_kernel_is_an_errno_and_changes_nothing(lab, pair, em0):
@@ -655,6 +803,43 @@ def test_row_34_without_the_privilege_nothing_happens(lab, pair, words):
 
     assert alice.bsd("ifconfig", ["em0"], allow_none).startswith("em0: flags=")
     assert alice.run("ip -d addr; ip rule").stdout == before
+
+
+def test_row_34_every_ioctl_that_changes_something_asks_first(lab, pair, em0):
+    alice = pair[0]
+    nobody = Thread(alice.vnet.prison, allow_none)
+    look = lambda: alice.run("ip -d addr; ip rule; ip maddr; ip route show table all").stdout  # noqa: E731
+    before = look()
+    for cmd, fields in (
+        ("SIOCSIFFLAGS", {"ifr_flags": 0}),
+        ("SIOCSIFCAP", {"ifr_reqcap": 0}),
+        ("SIOCSIFNAME", {"ifr_buffer": UserBuffer(3, "x0")}),
+        ("SIOCSIFDESCR", {"ifr_buffer": UserBuffer(3, "x0")}),
+        ("SIOCSIFFIB", {"ifr_fib": 3}),
+        ("SIOCSIFMTU", {"ifr_mtu": 1400}),
+        ("SIOCSIFMETRIC", {"ifr_metric": 1}),
+        ("SIOCSIFPHYS", {"ifr_phys": 1}),
+        ("SIOCSIFLLADDR", {"ifr_addr": as_sockaddr("02:00:00:00:00:77")}),
+        ("SIOCSIFVNET", {"ifr_jid": 1}),
+        ("SIOCSIFRVNET", {"ifr_jid": 1}),
+        ("SIOCADDMULTI", {"ifr_addr": as_sockaddr("01:00:5e:00:00:77")}),
+        ("SIOCDELMULTI", {"ifr_addr": as_sockaddr("01:00:5e:00:00:01")}),
+        ("SIOCAIFADDR", {"ifr_data": "10.0.0.1/8"}),
+        ("SIOCDIFADDR", {"ifr_data": "192.0.2.1"}),
+        ("SIOCAIFADDR_IN6", {"ifr_data": "2001:db8::1/64"}),
+        ("SIOCIFDESTROY", {}),
+        ("SIOCSVH", {"ifr_data": None}),
+        *((cmd, {}) for cmd in sorted(GENERIC_SET)),
+    ):
+        code = errno.EFAULT if cmd == "SIOCSVH" else errno.EPERM  # carp looks at the record first
+        refused(code, alice.vnet.ioctl, cmd, Ifreq("em0", **fields), nobody)
+    for cmd in ("SIOCIFCREATE", "SIOCIFCREATE2"):
+        refused(errno.EPERM, alice.vnet.ioctl, cmd, Ifreq("tap"), nobody)
+    for cmd in ("SIOCAIFGROUP", "SIOCDIFGROUP"):
+        refused(errno.EPERM, alice.vnet.ioctl, cmd, Ifgroupreq("em0", "all"), nobody)
+
+    assert look() == before
+    lab.check()
 
 
 def test_the_neighbour_asks_and_the_host_answers(lab, em0):
