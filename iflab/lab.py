@@ -58,7 +58,6 @@ if TYPE_CHECKING:
     from iflab.capture import Capture
     from iflab.expect import Expectations
     from iflab.faults import Struck
-    from iflab.net import Mbuf
     from iflab.report import Recorder as ReportRecorder
     from iflab.wire import Station
 
@@ -658,13 +657,15 @@ class Lab:
         """The number by which ``ip link show group`` knows a group of interfaces; 0 for no group."""
         return self._group_numbers.setdefault(name, len(self._group_numbers)) if name else 0
 
+    def owners(self) -> list[Host | Switch]:
+        """Who has interfaces: hosts and switches."""
+        return [*self.hosts.values(), *self.switches.values()]
+
     def place(self, name: str) -> Ifnet | Wire:
         """The NIC (``alice:em0``) or the wire (``cable0``) of that name. Raises ``LabError`` with those that there are."""
         with self.lock:
             nics = {
-                f"{host.name}:{ifp.if_xname}": ifp
-                for host in self.hosts.values()
-                for ifp in host.vnet.ifnets()
+                f"{owner.name}:{ifp.if_xname}": ifp for owner in self.owners() for ifp in owner.vnet.ifnets()
             }
             found: Ifnet | Wire | None = nics.get(name) or self.wires.get(name)
             if found is None:
@@ -672,7 +673,7 @@ class Lab:
                 raise LabError(f"{self.name} has no NIC or wire {name!r}; there are {there}")
             return found
 
-    def tap(self, *places: Ifnet | Wire | Host | str, **options: Any) -> Sniffer:
+    def tap(self, *places: Ifnet | Wire | Host | Switch | str, **options: Any) -> Sniffer:
         """Listen on NICs and wires from this moment on; see ``Sniffer``. A host stands for all its NICs.
 
         ::
@@ -690,7 +691,7 @@ class Lab:
             self._sniffers.append(sniffer)
         return sniffer
 
-    def sniff(self, *places: Ifnet | Wire | Host | str, filter: Any = None, **options: Any) -> Any:
+    def sniff(self, *places: Ifnet | Wire | Host | Switch | str, filter: Any = None, **options: Any) -> Any:
         """scapy's ``sniff`` on NICs and wires: ``count``, ``timeout``, ``prn``, ``lfilter``, ``stop_filter`` …
 
         Returns scapy's ``PacketList``. ``iface`` names places, too. Options of
@@ -710,7 +711,7 @@ class Lab:
     def capture(
         self,
         path: str | os.PathLike[str] | BinaryIO,
-        *places: Ifnet | Wire | Host | str,
+        *places: Ifnet | Wire | Host | Switch | str,
         filter: str | None = None,
         snaplen: int | None = None,
         whole: bool = False,
@@ -745,14 +746,10 @@ class Lab:
             capture.on_close(self._tell_of_faults(capture.struck))
         return capture
 
-    def _tell_of_faults(self, fn: Callable[[Mbuf, Mbuf, str], None]) -> Callable[[], None]:
-        """Call ``fn(before, after, words)`` whenever a fault strikes a frame; returns what ends that."""
-
-        def listener(struck: Struck) -> None:
-            fn(struck.before, struck.after, str(struck))
-
-        self.faults.listeners.append(listener)
-        return lambda: self.faults.listeners.remove(listener)
+    def _tell_of_faults(self, fn: Callable[[Struck], None]) -> Callable[[], None]:
+        """Call ``fn`` whenever a fault strikes a frame; returns what ends that."""
+        self.faults.listeners.append(fn)
+        return lambda: self.faults.listeners.remove(fn)
 
     def report(self, path: str | os.PathLike[str] | None = None) -> ReportRecorder:
         """Record for a report what happens from now on, on all wires, also on those made later.
@@ -771,11 +768,11 @@ class Lab:
             recorder.on_stop(self._tell_of_faults(recorder.struck))
         return recorder
 
-    def _places(self, places: Iterable[Ifnet | Wire | Host | str]) -> list[Any]:
-        """NICs and wires as they are given; a host stands for its NICs."""
+    def _places(self, places: Iterable[Ifnet | Wire | Host | Switch | str]) -> list[Any]:
+        """NICs and wires as they are given; a host or a switch stands for its NICs."""
         things: list[Any] = []
         for place in places:
-            if isinstance(place, Host):
+            if isinstance(place, (Host, Switch)):
                 things += [ifp for ifp in place.vnet.ifnets() if isinstance(ifp.if_softc, TapNic)]
             else:
                 things.append(self.place(place) if isinstance(place, str) else place)

@@ -64,15 +64,19 @@ def sniff_command(
 
 
 def _write(blocks: Iterator[bytes], path: str) -> None:
-    with contextlib.ExitStack() as undo:
-        if path == "-":
-            out: Any = sys.stdout.buffer
-        else:
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            out = undo.enter_context(os.fdopen(fd, "wb"))
-        for octets in blocks:
-            out.write(octets)
-            out.flush()
+    try:
+        with contextlib.ExitStack() as undo:
+            if path == "-":
+                out: Any = sys.stdout.buffer
+            else:
+                fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+                out = undo.enter_context(os.fdopen(fd, "wb"))
+            for octets in blocks:
+                out.write(octets)
+                out.flush()
+    except OSError as error:
+        error.filename = path
+        raise
 
 
 class _Joined:

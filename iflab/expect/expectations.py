@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
 from iflab.net import Ifnet
 from iflab.wire import Wire
+from iflab.wire.frame import dissect
 
 from .history import Event, History
 from .pattern import Pattern
@@ -142,6 +142,7 @@ class Expectations:
         """Ask of the events at a place, those that are new each time, until there is an answer or the time is over."""
         if direction not in ("in", "out", "both"):
             raise ValueError(f"direction is 'in', 'out' or 'both', not {direction!r}")
+        _check_place(place, direction)
         deadline = time.monotonic() + within * self.scale
         since = self.start
         while True:
@@ -205,10 +206,24 @@ def _first(events: list[Event], pattern: Pattern) -> Event | None:
 
 
 def _packet(event: Event) -> Packet:
-    packet = Ether(event.octets)
+    packet: Packet = dissect(event.octets)
     packet.time = event.time
     packet.sniffed_on = event.src
     return packet
+
+
+def _check_place(place: Ifnet | Wire, direction: str) -> None:
+    """Refuse a place where nothing could ever be heard. Raises ``ValueError``."""
+    if isinstance(place, Wire):
+        if direction != "both":
+            raise ValueError(
+                f"{place.name} is a wire and has no {direction!r}; name a NIC at one of its ends"
+            )
+    elif not getattr(place.if_softc, "has_plug", True):
+        raise ValueError(
+            f"{_name(place)} has no plug, and expectations hear what passes on wires; "
+            "expect it of the NIC below, or listen with lab.tap"
+        )
 
 
 def _name(place: Ifnet | Wire) -> str:

@@ -6,6 +6,7 @@ or something that happened. How many rows there are is bounded, whatever happene
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -33,9 +34,6 @@ SHOWN = 2
 """... except so many at either end."""
 
 MarkKind = Literal["lost", "again", "altered", "flag"]
-
-ALTERED = ("corrupt", "duplicat", "reorder", "bit", "truncat", "alter", "overtakes", "late", "jitter")
-"""How causes begin that a frame may survive; with a frame that arrived they are no loss."""
 
 
 @dataclass(slots=True)
@@ -177,7 +175,7 @@ class _Builder:
             return type(each).__name__
         if each.header.flags > 0 and each.header.flags & 7 and not each.causes and not anyones:
             return id(each)  # SYN, FIN, RST: each is worth a line
-        what = tuple(sorted({cause for _, cause in each.causes})), each.again
+        what = tuple(sorted({cause for _, cause in each.causes})), tuple(each.changes), each.again
         return (*what, 0 if anyones and not each.speaks else id(each.conversation))
 
     def _gap(self, gap: Gap) -> Row:
@@ -201,24 +199,17 @@ class _Builder:
     def _frame(self, seen: Seen) -> Row:
         start = self.columns[seen.lane]
         arrows = [
-            Arrow(start, self.columns[lane], "arrived") for lane in seen.arrived if lane in self.columns
+            Arrow(start, self.columns[lane], "arrived")
+            for lane in dict.fromkeys(seen.arrived)
+            if lane in self.columns
         ]
-        marks: list[Mark] = []
-        causes: dict[str, int] = {}
-        for lane, cause in seen.causes:
-            survived = (lane < 0 or lane in seen.arrived) and cause.lower().startswith(ALTERED)
-            causes[cause] = causes.get(cause, 0) + 1
-            if not survived:
-                stop = self.columns.get(lane, self._opposite(seen))
-                arrows.append(Arrow(start, stop, "lost"))
-        for cause, times in causes.items():
-            altered = cause.lower().startswith(ALTERED)
-            text = cause if altered else f"lost: {cause}"
-            marks.append(Mark("altered" if altered else "lost", text + (f" ×{times}" if times > 1 else "")))
+        arrows += [
+            Arrow(start, self.columns.get(lane, self._opposite(seen)), "lost")
+            for lane in dict.fromkeys(lane for lane, _ in seen.causes)
+        ]
+        marks = _befell([seen])
         if seen.again:
             marks.append(Mark("again", "retransmission"))
-        if seen.made:
-            marks.append(Mark("altered", "made on the way"))
         if seen.header.flags > 0:
             marks += [
                 Mark("flag", name)
@@ -227,7 +218,7 @@ class _Builder:
             ]
         if not arrows:
             arrows.append(Arrow(start, self._opposite(seen), "open"))
-            marks.append(Mark("altered", "fate unknown: still in flight, or replaced on the way"))
+            marks.append(Mark("altered", "fate unknown: still in flight"))
         delay = seen.last_arrival - seen.time if seen.arrived else 0.0
         note = f"{octets(seen.size)}" + (f", {seconds(delay)} on the way" if delay >= 0.0005 else "")
         return Row(
@@ -261,12 +252,7 @@ class _Builder:
             for lane in frame.arrived
             if lane in self.columns
         }
-        marks = []
-        causes: dict[str, int] = {}
-        for frame in frames:
-            for _, cause in frame.causes:
-                causes[cause] = causes.get(cause, 0) + 1
-        marks += [Mark("lost", f"lost: {cause} ×{times}") for cause, times in causes.items()]
+        marks, lost = _befell(frames), any(frame.causes for frame in frames)
         if again := sum(frame.header.segments for frame in frames if frame.again):
             marks.append(Mark("again", f"retransmission ×{again:,}"))
         if not ways:
@@ -279,14 +265,14 @@ class _Builder:
         if inner and len(shown) < len(frames):
             rest = count(len(frames) - len(shown), "more frame")
             inner.append(Row("gap", frames[len(shown)].time, f"and {rest} like these"))
-        end: Literal["arrived", "lost"] = "lost" if causes else "arrived"
+        end: Literal["arrived", "lost"] = "lost" if lost else "arrived"
         return Row(
             "fold",
             first.time,
             f"{count(len(frames), 'frame')}, {octets(total)} in {seconds(took)}",
             [Arrow(start, stop, end) for start, stop in sorted(ways)[:200]],
             marks,
-            tone="lost" if causes else "again" if again else "",
+            tone="lost" if lost else "again" if again else "",
             note=whose,
             wire=self._wire(first) if len(partners) == 1 else "",
             columns=tuple({column for way in ways for column in way}),
@@ -322,6 +308,18 @@ class _Builder:
     def _with_pauses(self, rows: Sequence[Row]) -> list[Row]:
         long = max(0.02, (self.recording.end - self.recording.begin) / 25)
         return list(_pauses(rows, long))
+
+
+def _befell(frames: Iterable[Seen]) -> list[Mark]:
+    """What was lost of frames and why, and what else was done to them, with how often."""
+    lost = Counter(f"lost: {cause}" for frame in frames for _, cause in frame.causes)
+    changed = Counter(text for frame in frames for text in frame.changes)
+    kinds: tuple[tuple[MarkKind, Counter[str]], ...] = (("altered", changed), ("lost", lost))
+    return [
+        Mark(kind, text + (f" ×{times:,}" if times > 1 else ""))
+        for kind, counts in kinds
+        for text, times in counts.items()
+    ]
 
 
 def _pauses(rows: Sequence[Row], long: float) -> Iterator[Row]:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from iflab.net import Ifnet
 from iflab.net.mbuf import PKTHDR, Mbuf
-from iflab.wire import End, Port, Tap, Wire
+from iflab.wire import HOOK, End, Port, Tap, UnderWay, Watched, Wire
 
 from .flows import Flows, Header
 from .recording import About, Assertion, Lane, LinkState, NicCount, Node, Recording, WireCount, versions
@@ -36,6 +36,7 @@ from .series import Timeline
 from .story import Happening, Happenings, Seen, Tape
 
 if TYPE_CHECKING:
+    from iflab.faults import Struck
     from iflab.lab import Lab
 
 __all__ = ["Recorder", "ReportError"]
@@ -60,7 +61,9 @@ SNAPLEN = 192
 STATES = 4000
 """Changes of links that are kept for the picture of the topology."""
 
-_HEARD, _TRAIN, _FATE, _NOTE, _STATE, _STRUCK = range(6)
+_HEARD, _TRAIN, _FATE, _NOTE, _STATE, _STRUCK, _BECAME = range(7)
+
+ALTERED = "altered by a hook"
 
 
 class ReportError(ValueError):
@@ -70,13 +73,24 @@ class ReportError(ValueError):
 class _Place:
     """What the recorder knows of an end of a wire."""
 
-    __slots__ = ("lane", "missed", "queue", "wire")
+    __slots__ = ("end", "lane", "missed", "queue", "wire")
 
-    def __init__(self, wire: int, lane: int, queue: Any) -> None:
+    def __init__(self, end: End, wire: int, lane: int, queue: Any) -> None:
+        self.end = end
         self.wire = wire
         self.lane = lane
         self.queue = queue
         self.missed = 0
+
+
+class _Waiting(Watched):
+    """A frame whose fate is open."""
+
+    __slots__ = ("seen",)
+
+    def __init__(self, seen: Seen, copies: int) -> None:
+        super().__init__(copies)
+        self.seen = seen
 
 
 class Recorder:
@@ -118,9 +132,7 @@ class Recorder:
         self._happenings = Happenings()
         self._states: deque[LinkState] = deque(maxlen=STATES)
         self._state: dict[tuple[int, int], str] = {}
-        self._open: dict[int, list[tuple[Seen, Mbuf]]] = {}
-        self._open_count = 0
-        self._causes: dict[str, int] = {}
+        self._under_way: UnderWay[_Waiting] = UnderWay()
         self._nic_drops: dict[int, int] = {}
         self._frames = 0
         self._final: tuple[list[Node], list[NicCount], list[WireCount]] | None = None
@@ -154,7 +166,9 @@ class Recorder:
     def listen(self, wire: Wire) -> None:
         """Hear ``wire`` from now on."""
         self._wires[wire] = len(self._wires)
-        self._taps.append(wire.add_tap(self._heard, self._fate, train=self._heard_train, whole=True))
+        self._taps.append(
+            wire.add_tap(self._heard, self._fate, became=self._became, train=self._heard_train, whole=True)
+        )
         self._look(wire)
 
     def note(self, text: str, about: Wire | Ifnet | None = None) -> None:
@@ -211,7 +225,7 @@ class Recorder:
         found = self._places.get(end)
         if found is None:
             ifp = getattr(end.port, "ifp", None)
-            found = _Place(self._wires[end.wire], self._lane(end.port), ifp.if_snd if ifp else None)
+            found = _Place(end, self._wires[end.wire], self._lane(end.port), ifp.if_snd if ifp else None)
             self._places[end] = found
         return found
 
@@ -241,10 +255,14 @@ class Recorder:
             place = self._places.get(end) or self._place(end)
             self._inbox.append((_FATE, time.monotonic(), place, port, m, cause))
 
-    def struck(self, before: Mbuf, after: Mbuf, text: str) -> None:
-        """A fault struck a frame, which may be another object now. Of those that lost it, its fate will tell."""
+    def _became(self, end: End, m: Mbuf, frames: list[Mbuf], by: str) -> None:
         if len(self._inbox) <= ENTRIES:
-            self._inbox.append((_STRUCK, time.monotonic(), before, after, text))
+            self._inbox.append((_BECAME, end, m, frames, by))
+
+    def struck(self, struck: Struck) -> None:
+        """A fault struck a frame. Of those that it lost, their fate will tell."""
+        if len(self._inbox) <= ENTRIES and struck.end is not None:
+            self._inbox.append((_STRUCK, struck.end, struck.before, str(struck)))
 
     # on the thread of its own
 
@@ -277,7 +295,10 @@ class Recorder:
             self._states.append(LinkState(when, *entry[2:]))
             return
         if kind == _STRUCK:
-            self._change(*entry[2:])
+            self._change(*entry[1:])
+            return
+        if kind == _BECAME:
+            self._replace(*entry[1:])
             return
         when -= self._began
         place: _Place = entry[2]
@@ -285,21 +306,17 @@ class Recorder:
             _, _, _, m, queue, copies = entry
             self._done += len(m)
             seen = self._see(when, place, m)
-            seen.open = copies
             there = self._timeline.at(place.lane, when - self._from)
             there.queue = max(there.queue, queue)
-            self._open.setdefault(id(m), []).append((seen, m))
-            self._open_count += 1
-            if self._open_count > UNDECIDED:
-                oldest = next(iter(self._open))
-                self._open_count -= len(self._open.pop(oldest))
+            self._under_way.add(place.end, m, _Waiting(seen, copies))
+            if self._under_way.count > UNDECIDED:
+                self._under_way.forget_first()
         elif kind == _TRAIN:
             _, _, _, frames, octets, port = entry
             self._done += octets
             lane = self._lane(port) if port is not None else -1
             for m in frames:
                 seen = self._see(when, place, m)
-                seen.open = 0
                 if lane >= 0:
                     self._arrived(seen, when, lane)
         else:
@@ -327,45 +344,37 @@ class Recorder:
         return seen
 
     def _decide(self, when: float, place: _Place, port: Port | None, m: Mbuf, cause: str) -> None:
-        waiting = self._open.get(id(m))
+        waiting = self._under_way.decided(place.end, m, everything=port is None and bool(cause))
+        if cause:
+            self._timeline.at(place.lane, when - self._from).lost += 1
         if waiting is None:
-            seen = self._see(when, place, m)  # a hook made it of another one
-            seen.made = True
-            seen.open = 1
-            self._tape.spoke(seen)
-        else:
-            seen = waiting[0][0]
-        lane = self._lane(port) if port is not None else -1
-        seen.open = 0 if port is None and cause else seen.open - 1
+            return  # it came too fast to be looked at, or was under way when the recording began
+        seen, lane = waiting.seen, self._lane(port) if port is not None else -1
         if cause:
             seen.causes.append((lane, cause))
-            self._causes[cause] = self._causes.get(cause, 0) + 1
             seen.conversation.lost += 1
-            self._timeline.at(place.lane, when - self._from).lost += 1
             self._tape.spoke(seen)
         elif lane >= 0:
-            self._arrived(seen, when, lane, measured=not seen.made)
-        if waiting is not None and seen.open <= 0:
-            waiting.pop(0)
-            self._open_count -= 1
-            if not waiting:
-                del self._open[id(m)]
+            self._arrived(seen, when, lane, measured=True)
 
-    def _change(self, before: Mbuf, after: Mbuf, text: str) -> None:
-        waiting = self._open.get(id(before))
-        if waiting is None:
-            return
-        seen = waiting[0][0]
-        if not text.startswith(("lost", "delayed")):
-            seen.causes.append((-1, text))
-            cause = text.partition(":")[0]
-            self._causes[cause] = self._causes.get(cause, 0) + 1
-            self._tape.spoke(seen)
-        if after is not before:
-            waiting.pop(0)
-            if not waiting:
-                del self._open[id(before)]
-            self._open.setdefault(id(after), []).append((seen, after))
+    def _change(self, end: End, m: Mbuf, text: str) -> None:
+        """A fault struck a frame."""
+        waiting = self._under_way.of(end, m)
+        if waiting is not None and not text.startswith(("lost", "delayed")):
+            self._befell(waiting.seen, text)
+
+    def _replace(self, end: End, m: Mbuf, frames: list[Mbuf], by: str) -> None:
+        """Others go on in the place of a frame."""
+        waiting = self._under_way.became(end, m, frames)
+        if waiting is not None and by == HOOK:  # faults tell themselves what they did
+            self._befell(
+                waiting.seen, ALTERED if len(frames) == 1 else f"{ALTERED} into {len(frames)} frames"
+            )
+
+    def _befell(self, seen: Seen, text: str) -> None:
+        """Something happened to a frame that goes on."""
+        seen.changes.append(text)
+        self._tape.spoke(seen)
 
     def _arrived(self, seen: Seen, when: float, lane: int, measured: bool = False) -> None:
         if not seen.arrived:
@@ -475,7 +484,6 @@ class Recorder:
                 happenings=list(self._happenings),
                 happenings_left_out=self._happenings.left_out,
                 states=list(self._states),
-                causes=dict(self._causes),
                 versions=versions(),
             )
 
@@ -495,9 +503,10 @@ class Recorder:
             with open(part, "w", encoding="utf-8") as file:
                 file.write(text)
             os.replace(part, target)
-        except OSError:
+        except OSError as error:
             if os.path.exists(part):
                 os.unlink(part)
+            error.filename = target
             raise
 
 

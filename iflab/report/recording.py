@@ -211,7 +211,6 @@ class Recording:
     happenings: list[Happening]
     happenings_left_out: int
     states: list[LinkState]
-    causes: dict[str, int]
     versions: dict[str, str]
 
     def outages(self) -> list[Outage]:
