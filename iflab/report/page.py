@@ -59,7 +59,7 @@ def render(recording: Recording) -> str:
         links=_links(picture),
         ladder=ladder,
         geometry=_Geometry(ladder),
-        hosts=_hosts(recording, ladder),
+        hosts=_hosts(ladder),
         conversations=sorted(recording.conversations, key=lambda each: each.octets, reverse=True)[:100],
         totals=_totals(recording),
     )
@@ -72,10 +72,12 @@ class _Geometry:
 
     def __init__(self, ladder: Ladder) -> None:
         columns = max(1, len(ladder.columns))
-        self.pitch = max(17.0, min(230.0, 560 / columns)) if columns > 1 else 120.0
+        self.pitch = max(11.0, min(180.0, 560 / columns)) if columns > 1 else 120.0
         self.width = round(self.pitch * columns)
         self.upright = self.pitch < 90
         """The names of the columns stand upright."""
+        longest = max((len(column.name) for column in ladder.columns), default=0)
+        self.head = min(118, 16 + 7 * longest) if self.upright else 30
 
     def x(self, column: int) -> float:
         """The middle of a column."""
@@ -92,11 +94,11 @@ class _Geometry:
         return {"x1": round(x1, 1), "x2": round(x2, 1), "way": way}
 
 
-def _hosts(recording: Recording, ladder: Ladder) -> list[tuple[str, list[int]]]:
-    """Hosts and stations for the filter, with their columns."""
+def _hosts(ladder: Ladder) -> list[tuple[str, list[int]]]:
+    """Hosts, switches and stations for the filter, with their columns."""
     found: dict[str, list[int]] = {}
-    for place, lane in enumerate(ladder.columns):
-        found.setdefault(recording.lanes[lane].host, []).append(place)
+    for place, column in enumerate(ladder.columns):
+        found.setdefault(column.owner, []).append(place)
     return sorted(found.items())
 
 
@@ -142,7 +144,7 @@ def _figures(recording: Recording) -> list[dict[str, str]]:
     wires = count(len(recording.wires) - hubs, "cable") + (f", {count(hubs, 'hub')}" if hubs else "")
     figures = [
         {"value": seconds(recording.end - recording.begin), "name": "duration", "tone": ""},
-        {"value": f"{len(recording.nodes):,}", "name": f"hosts and stations, {wires}", "tone": ""},
+        {"value": f"{len(recording.nodes):,}", "name": f"{_kinds(recording)}, {wires}", "tone": ""},
         {"value": f"{totals['sent']:,}", "name": f"frames sent, {octets(totals['octets'])}", "tone": ""},
         {
             "value": f"{sum(lost.values()):,}",
@@ -165,6 +167,11 @@ def _figures(recording: Recording) -> list[dict[str, str]]:
         }
     )
     return figures
+
+
+def _kinds(recording: Recording) -> str:
+    switches = any(node.kind == "switch" for node in recording.nodes)
+    return "hosts, switches and stations" if switches else "hosts and stations"
 
 
 def _links(picture: Picture) -> list[list[tuple[float, str]]]:

@@ -435,16 +435,21 @@ class Recorder:
         """The lab's own account of NICs and wires, with the lab's lock held."""
         lab = self._lab
         nodes, nics = [], []
-        for host in lab.hosts.values():
+        for owner in lab.owners():
             lanes = []
-            for ifp in host.vnet.ifnets():
+            for ifp in owner.vnet.ifnets():
                 if hasattr(ifp.if_softc, "end"):
                     lanes.append(self._lane(ifp.if_softc))
                     nics.append(NicCount.of(ifp, lanes[-1]))
-            nodes.append(Node(host.name, "host", lanes))
+            nodes.append(Node(owner.name, "switch" if owner.name in lab.switches else "host", lanes))
+        owners = {node.name: node for node in nodes}
         known = {lane for node in nodes for lane in node.lanes}
         for port, lane in self._ports.items():
-            if lane not in known:
+            if lane in known:
+                continue
+            if (node := owners.get(self._lanes[lane].host)) is not None:
+                node.lanes.append(lane)  # a NIC that is gone
+            else:
                 nodes.append(Node(port.name, "station", [lane]))
         missed: dict[int, int] = {}
         for place in self._places.values():

@@ -72,7 +72,7 @@ class Lane:
 
 @dataclass(slots=True)
 class Node:
-    """A host or a station, with its ports."""
+    """A ``host``, a ``switch`` or a ``station``, with its ports."""
 
     name: str
     kind: str
