@@ -532,6 +532,7 @@ class Lab:
         naming what is not ready, ``LabError`` when a daemon has ended or an
         address turned out to be somebody else's.
         """
+        __tracebackhide__ = True
         deadline = time.monotonic() + timeout * self.patience
         wanted = {host: set(ports) for host, ports in (listening or {}).items()}
         self.wait_links(max(0.01, deadline - time.monotonic()))
@@ -608,6 +609,7 @@ class Lab:
         return self.watch().expect_order(self._place(place), *whats, **options)
 
     def _place(self, place: Ifnet | Wire | str) -> Ifnet | Wire:
+        __tracebackhide__ = True
         return self.place(place) if isinstance(place, str) else place
 
     def unaccounted(self) -> list[str]:
@@ -663,6 +665,7 @@ class Lab:
 
     def place(self, name: str) -> Ifnet | Wire:
         """The NIC (``alice:em0``) or the wire (``cable0``) of that name. Raises ``LabError`` with those that there are."""
+        __tracebackhide__ = True
         with self.lock:
             nics = {
                 f"{owner.name}:{ifp.if_xname}": ifp for owner in self.owners() for ifp in owner.vnet.ifnets()

@@ -24,6 +24,8 @@ SHOWN = 8
 class ExpectationError(AssertionError):
     """An expectation that did not come true; the text says what was there instead."""
 
+    __module__ = "iflab"  # where people import it from; pytest's summary has room for little more
+
 
 class Expectations:
     """Asks a history, and waits for what is still to come.
@@ -96,7 +98,15 @@ class Expectations:
         self._wait(place, direction, within, decided)
         if low <= len(found) and (high is None or len(found) <= high):
             return [_packet(event) for event in found]
-        wanted = f"{low}" if low == high else f"at least {low}" if high is None else f"{low} to {high}"
+        wanted = (
+            f"{low}"
+            if low == high
+            else f"at least {low}"
+            if high is None
+            else f"{low} to {high}"
+            if low
+            else f"at most {high}"
+        )
         raise self._error(
             place,
             direction,

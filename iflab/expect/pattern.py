@@ -7,6 +7,7 @@ scapy packet.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from typing import Any
@@ -29,6 +30,7 @@ class Pattern:
     """What a frame should be. Raises ``FilterError``, and ``TypeError`` for what is no pattern."""
 
     def __init__(self, what: str | Packet | type | Callable[[Packet], Any] | Pattern) -> None:
+        __tracebackhide__ = True
         if isinstance(what, Pattern):
             what = what.what
         self.what: str | Packet | type | Callable[[Packet], Any] = what
@@ -52,6 +54,9 @@ class Pattern:
             return self.what or "any frame"
         if isinstance(self.what, Packet):
             return _text(self.what)
+        code = getattr(self.what, "__code__", None)
+        if code is not None and code.co_name == "<lambda>":
+            return f"that fits the lambda at {os.path.basename(code.co_filename)}:{code.co_firstlineno}"
         return str(getattr(self.what, "__name__", repr(self.what)))
 
     def matches(self, octets: bytes) -> bool:

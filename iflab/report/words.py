@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from iflab.wire.frame import dissect
 
 from .flows import Header
@@ -42,13 +44,16 @@ def summary(head: bytes) -> str:
     return str(packet.summary())
 
 
+_SAYS_NOTHING = ("Ether", "IP", "IPv6", "IPv6ExtHdrHopByHop", "Raw", "Padding")
+
+
 def headline(seen: Seen) -> str:
     """What the ladder says at a frame: TCP with relative numbers, all else as scapy sums it up."""
     header = seen.header
     if header.flags >= 0:
         return _tcp(seen, header)
     text = summary(seen.head)
-    parts = [part for part in text.split(" / ") if part not in ("Ether", "IP", "IPv6", "Raw", "Padding")]
+    parts = [re.sub(r" \(\d+\)$", "", part) for part in text.split(" / ") if part not in _SAYS_NOTHING]
     return " / ".join(parts) or text
 
 
