@@ -209,6 +209,9 @@ class Faults:
         if fault.does is not Does.DELAY:
             cause = decision if fault.does is Does.HOLD else fault.cause
             self.counts_of(way.direction)[cause] += 1
+        if _log.isEnabledFor(logging.DEBUG):
+            wire, sender, receiver = way.direction
+            _log.debug("%s, %s to %s, frame %d: %s", wire, sender, receiver, number, fault.tell(decision))
         if self.recorder is not None:
             now = round(self.elapsed(), 6)
             self.recorder.add((now, self._number(way), number, index, key, decision))
