@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
 import re
 import shlex
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 
@@ -194,23 +199,55 @@ def test_a_full_disk_ends_the_sniffing_with_a_line(lab, chatter):
     eventually(lambda: not lab.wires["cable0"].taps)
 
 
-def test_top_on_a_terminal_is_live(lab, pair, chatter):
-    import pty
-
+def on_a_terminal(words, columns=80, lines=24):
+    """What a command prints on a terminal of that size, its control sequences left out."""
     main, side = pty.openpty()
-    ours = subprocess.Popen([*IFLAB, "top", lab.name, "-n", "3", "-i", "0.2"], stdout=side, stderr=side)
+    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+    ours = subprocess.Popen([*IFLAB, *words], stdout=side, stderr=side, env={**os.environ, "TERM": "xterm"})
     os.close(side)
     shown = b""
-    while True:
-        try:
-            shown += os.read(main, 65536)
-        except OSError:
-            break
+    with contextlib.suppress(OSError):
+        while part := os.read(main, 65536):
+            shown += part
     os.close(main)
-
     assert ours.wait(20) == 0
-    assert shown.count(b"alice:em0") >= 3
-    assert b"cable0" in shown
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+
+
+def test_top_on_a_terminal_is_live_and_fits(lab, pair, chatter):
+    shown = on_a_terminal(["top", lab.name, "-n", "3", "-i", "0.2"])
+
+    assert shown.count("alice:em0") >= 3
+    assert "…" not in shown
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    assert re.search(r"cable0 +2/2 +\d+ +\d+\.\d{3} +\d+ +\d+ +\d+", shown)
+
+
+def test_top_of_a_large_lab_shows_the_busiest(lab):
+    with lab.building():
+        nics = [lab.host(f"h{n}").nic("em0", f"10.0.0.{n + 1}/24") for n in range(30)]
+        for n in range(0, 30, 2):
+            lab.cable(nics[n], nics[n + 1], f"c{n}")
+    lab.hosts["h28"].run(["ip", "addr", "add", "192.0.2.1/24", "dev", "em0"], check=True)
+    lab.hosts["h29"].run(["ip", "addr", "add", "192.0.2.2/24", "dev", "em0"], check=True)
+    over = threading.Event()
+    thread = threading.Thread(
+        target=lambda: [
+            lab.hosts["h28"].ping("192.0.2.2", count=20, interval=0.01) for _ in iter(over.is_set, True)
+        ]
+    )
+    thread.start()
+    try:
+        shown = on_a_terminal(["top", lab.name, "-n", "3", "-i", "1"])
+    finally:
+        over.set()
+        thread.join()
+
+    last = shown[shown.rindex("NIC ") :]
+    assert "h28:em0" in last
+    assert "c28" in last
+    assert len(re.findall(r"and \d+ that are less busy", last)) == 2
+    assert len(last.splitlines()) <= 24
 
 
 def test_cut_and_mend(lab, pair):
