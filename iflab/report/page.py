@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from datetime import datetime
 from importlib import resources
 from typing import Any
 
-from .ladder import Ladder, build
+from .ladder import Arrow, Ladder, build
 from .plots import draw
 from .recorder import check_libraries
 from .recording import Recording
@@ -69,6 +70,8 @@ class _Geometry:
     """Where the columns of the ladder are, in pixels."""
 
     height = ROW
+    most = 6
+    """Arrows in a row that are drawn one by one; of more, as on a hub, each sender's are one line."""
 
     def __init__(self, ladder: Ladder) -> None:
         columns = max(1, len(ladder.columns))
@@ -92,6 +95,14 @@ class _Geometry:
         if end != "arrived":
             x2 = x1 + (x2 - x1) * 0.55
         return {"x1": round(x1, 1), "x2": round(x2, 1), "way": way}
+
+    def spread(self, arrows: Sequence[Arrow]) -> list[dict[str, float]]:
+        """For each sender among ``arrows``, its middle and the ends of a line to everyone it reached."""
+        found = []
+        for start in dict.fromkeys(arrow.start for arrow in arrows):
+            columns = [start, *(arrow.stop for arrow in arrows if arrow.start == start)]
+            found.append({"x": self.x(start), "x1": self.x(min(columns)), "x2": self.x(max(columns))})
+        return found
 
 
 def _hosts(ladder: Ladder) -> list[tuple[str, list[int]]]:

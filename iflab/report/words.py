@@ -26,9 +26,9 @@ def octets(number: float) -> str:
 
 def seconds(value: float) -> str:
     """``12.3 ms``, ``1.24 s``: three digits."""
-    if abs(value) >= 1:
+    if abs(value) >= 0.9995:  # what would be rounded to 1000 ms
         return f"{value:.2f} s" if abs(value) < 100 else f"{value:.0f} s"
-    if abs(value) >= 0.001:
+    if abs(value) >= 0.0009995:
         return f"{value * 1e3:.3g} ms"
     return f"{value * 1e6:.0f} µs"
 

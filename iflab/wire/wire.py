@@ -674,13 +674,7 @@ class Wire:
         """Let ``frames`` (one at least) be in flight in the place of ``m``, and tell the taps. The lock must be held."""
         end.flow.added += len(frames) - 1
         end.flow.in_flight += len(frames) - 1
-        for tap in tuple(self.taps):
-            if tap.became is None:
-                continue
-            try:
-                tap.became(end, m, frames, by)
-            except BaseException as error:
-                report(_log, error, "a tap on %s failed: %r", self.name, tap.became)
+        self._tell_taps("became", end, m, frames, by)
 
     def _heard(self, end: End, m: Mbuf) -> None:
         for tap in tuple(self.taps):
@@ -690,13 +684,18 @@ class Wire:
                 report(_log, error, "a tap on %s failed: %r", self.name, tap.fn)
 
     def _decided(self, end: End, port: Port | None, m: Mbuf, cause: str) -> None:
+        self._tell_taps("fate", end, port, m, cause)
+
+    def _tell_taps(self, what: str, *about: Any) -> None:
+        """Call a function that taps may have, of those that have it."""
         for tap in tuple(self.taps):
-            if tap.fate is None:
+            fn = getattr(tap, what)
+            if fn is None:
                 continue
             try:
-                tap.fate(end, port, m, cause)
+                fn(*about)
             except BaseException as error:
-                report(_log, error, "a tap on %s failed: %r", self.name, tap.fate)
+                report(_log, error, "a tap on %s failed: %r", self.name, fn)
 
     def _through_hooks(
         self, hooks: list[Hook], end: End, port: Port, m: Mbuf, asked: tuple[Frame, Any] | None = None
