@@ -113,8 +113,8 @@ def _graph(recording: Recording) -> nx.MultiGraph:
     return graph
 
 
-def _places(part: nx.MultiGraph) -> dict[str, tuple[float, float]]:
-    """Lay out one connected part, neighbours about 1 apart."""
+def _places(part: nx.MultiGraph, small: bool) -> dict[str, tuple[float, float]]:
+    """Lay out one connected part, neighbours about 1 apart; ``small`` ones may be anywhere round each other."""
     nodes = list(part)
     simple = nx.Graph(part)
     if len(nodes) == 1:
@@ -133,7 +133,7 @@ def _places(part: nx.MultiGraph) -> dict[str, tuple[float, float]]:
         return _star(centre[0], [node for node in nodes if node != centre[0]])
     if simple.number_of_edges() == len(nodes) - 1:
         middle = max(nx.center(simple), key=simple.degree)
-        return _tree(simple, middle, None)[1]
+        return _tree(simple, middle, None)[1] if small else _rows(simple, middle)
     if degrees[0] == degrees[-1] == 2:
         found = nx.circular_layout(simple, scale=max(1.0, len(nodes) / (2 * math.pi)))
     else:
@@ -154,6 +154,21 @@ def _star(centre: str, leaves: list[str]) -> dict[str, tuple[float, float]]:
             places[leaves[at + i]] = (1.15 * ring * math.cos(angle), ring * math.sin(angle))
         at += room
         ring += 1
+    return places
+
+
+def _rows(graph: nx.Graph, root: str) -> dict[str, tuple[float, float]]:
+    """Lay out a tree from left to right, its leaves below each other."""
+    places: dict[str, tuple[float, float]] = {}
+    leaves = 0
+    depths = nx.single_source_shortest_path_length(graph, root)
+    for node in nx.dfs_postorder_nodes(graph, root):
+        below = [places[each][1] for each in graph[node] if depths[each] > depths[node]]
+        if below:
+            places[node] = depths[node], sum(below) / len(below)
+        else:
+            places[node] = depths[node], leaves * 0.75
+            leaves += 1
     return places
 
 
@@ -208,7 +223,7 @@ def lay_out(recording: Recording) -> Picture:
     wide = max(8.0, math.sqrt(len(graph) * 2.2)) if small else 4.0
     for part in parts:
         order = [node for node in graph if node in part]
-        found = _places(graph.subgraph(part).copy()) if len(order) > 1 else {order[0]: (0.0, 0.0)}
+        found = _places(graph.subgraph(part).copy(), small) if len(order) > 1 else {order[0]: (0.0, 0.0)}
         left, top = min(x for x, _ in found.values()), min(y for _, y in found.values())
         width = max(x for x, _ in found.values()) - left + 1
         height = max(y for _, y in found.values()) - top + 1
