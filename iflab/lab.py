@@ -544,7 +544,12 @@ class Lab:
     def _not_ready(self, wanted: Mapping[Host, set[str]]) -> list[str]:
         missing: list[str] = []
         for host in tuple(self.hosts.values()):
-            missing += host.stack.unusable_addresses()
+            try:
+                missing += host.stack.unusable_addresses()
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                raise LabError(error.strerror) from error
             ports = wanted.get(host, set()) | {port for port, _ in host.awaited}
             if not ports:
                 continue

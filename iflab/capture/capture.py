@@ -68,7 +68,8 @@ class Capture:
     else pcapng. ``frames`` counts what was heard, ``dropped`` what of it is not in
     the file. The file is readable by its owner only. When it cannot be written (a
     full disk), this capture ends with a line in the log and ``error`` set; the lab
-    goes on. ``path`` may be an open binary file.
+    goes on. ``path`` may be an open binary file. It ends with ``close``, with the lab, or
+    with the ``with`` block that it is used in.
 
     ``filter`` is an expression of tcpdump: only frames that match are heard and
     counted. ``snaplen`` octets of a frame are written. ``whole``: super-frames as
@@ -116,6 +117,15 @@ class Capture:
         self._write(self._format.begin(comment))
         self._thread = threading.Thread(target=self._run, name="iflab-capture", daemon=True)
         self._thread.start()
+
+    def __repr__(self) -> str:
+        return f"<Capture {self.path}: {self.frames} frames, {self.dropped} dropped>"
+
+    def __enter__(self) -> Capture:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def closed(self) -> bool:

@@ -366,10 +366,9 @@ def test_a_closed_capture_leaves_no_thread_and_no_fd(lab, tmp_path):
 def test_one_nic_with_a_filter_and_a_snaplen(lab, tmp_path):
     path = tmp_path / "nic.pcapng"
     alice, bob, _ = lab.pair("192.0.2.1/24", "192.0.2.2/24")
-    capture = lab.capture(path, "alice:em0", filter="icmp", snaplen=50)
-    alice.ping("192.0.2.2", count=3)
-    bob.ping("192.0.2.1")
-    capture.close()
+    with lab.capture(path, "alice:em0", filter="icmp", snaplen=50):
+        alice.ping("192.0.2.2", count=3)
+        bob.ping("192.0.2.1")
 
     rows = fields(
         path,

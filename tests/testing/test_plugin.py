@@ -280,6 +280,10 @@ def test_readiness(pytester):
         """
 from iflab import LabError
 
+def asks(host):
+    # hosts of a lab do not ask whether an address is free
+    host.run("sysctl -qw net.ipv6.conf.em0.accept_dad=1 net.ipv6.conf.em0.dad_transmits=1", check=True)
+
 def test_ready(lab, pair):
     alice, bob, cable = pair
     bob.popen("sleep 0.3; exec python3 -m http.server 80", listens="tcp/80", stderr=-3, stdout=-3)
@@ -297,12 +301,49 @@ def test_dead(lab, pair):
     with pytest.raises(LabError, match="bob: .* ended with status 3, and was to listen on udp/67"):
         lab.wait_ready()
 
+def test_an_address_that_is_taken(lab, pair):
+    alice, bob, cable = pair
+    alice.run("ip addr add 2001:db8::1/64 dev em0 nodad", check=True)
+    asks(bob)
+    bob.run("ip addr add 2001:db8::1/64 dev em0", check=True)
+    with pytest.raises(LabError, match="bob:em0 2001:db8::1 is somebody else's, too"):
+        lab.wait_ready(timeout=20)
+
+def test_an_address_that_is_tried(lab, pair):
+    asks(pair[0])
+    pair[0].run("ip addr add 2001:db8::7/64 dev em0", check=True)
+    with pytest.raises(TimeoutError, match="not ready after 0.01 s: alice:em0 2001:db8::7 is tentative"):
+        lab.wait_ready(timeout=0.01)
+    lab.wait_ready(timeout=20)
+
 def test_no_port(lab, pair):
     with pytest.raises(LabError, match="'67' is no port; write tcp/80 or udp/67"):
         pair[0].popen("true", listens="67")
 """,
     )
-    done.assert_outcomes(passed=4)
+    done.assert_outcomes(passed=6)
+
+
+def test_a_slow_machine_waits_longer(pytester):
+    done = run(
+        pytester,
+        """
+import time
+from iflab import ExpectationError
+
+def test_it(lab, pair):
+    began = time.monotonic()
+    with pytest.raises(TimeoutError, match="not ready after 0.4 s"):
+        lab.wait_ready(timeout=0.1, listening={pair[1]: ["udp/67"]})
+    assert time.monotonic() - began >= 0.4
+    began = time.monotonic()
+    with pytest.raises(ExpectationError, match="within 0.4 s"):
+        lab.expect("cable0", "udp port 9", within=0.1)
+    assert time.monotonic() - began >= 0.4
+""",
+        "--iflab-slow=4",
+    )
+    done.assert_outcomes(passed=1)
 
 
 def test_without_a_lab_nothing_is_imported(pytester):
