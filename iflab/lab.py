@@ -418,8 +418,7 @@ class Lab:
             for recorder in self._reports:
                 recorder.listen(wire)
             for capture in self._capturing_all:
-                if not capture.closed:
-                    capture.listen(wire)
+                capture.listen(wire)
             wire.on_change = lambda wire, what: self.log(f"{wire.name}: {what}", wire)
         if not self._building:
             self._wait_operational(wire.ends, LINK_PATIENCE)
@@ -749,6 +748,7 @@ class Lab:
                     capture.listen_nic(thing)
             self._captures = [each for each in self._captures if not each.closed]
             self._captures.append(capture)
+            self._capturing_all = [each for each in self._capturing_all if not each.closed]
             if not things:
                 self._capturing_all.append(capture)
             capture.on_close(self._tell_of_faults(capture.struck))
@@ -772,6 +772,7 @@ class Lab:
         with self.lock:
             for wire in self.wires.values():
                 recorder.listen(wire)
+            self._reports = [each for each in self._reports if not each.stopped]
             self._reports.append(recorder)
             recorder.on_stop(self._tell_of_faults(recorder.struck))
         return recorder

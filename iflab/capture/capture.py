@@ -141,6 +141,8 @@ class Capture:
 
     def listen(self, wire: Wire) -> None:
         """Hear ``wire`` from now on."""
+        if self.closed:
+            return
         for end in wire.ends.values():
             self._of_end(end)
         tap = wire.add_tap(
@@ -167,7 +169,8 @@ class Capture:
 
     def note(self, text: str) -> None:
         """Something happened: a comment of the next frame."""
-        self._records.append(text)
+        if not self.closed:
+            self._records.append(text)
 
     def struck(self, struck: Struck) -> None:
         """A fault struck a frame: a comment of it."""

@@ -161,10 +161,17 @@ class Recorder:
         if self.path is not None:
             self.write(self.path)
 
+    @property
+    def stopped(self) -> bool:
+        """True once ``stop`` began."""
+        return self._ending.is_set()
+
     # what the lab tells; with the lab's lock held
 
     def listen(self, wire: Wire) -> None:
         """Hear ``wire`` from now on."""
+        if self.stopped:
+            return
         self._wires[wire] = len(self._wires)
         self._taps.append(
             wire.add_tap(self._heard, self._fate, became=self._became, train=self._heard_train, whole=True)
@@ -173,6 +180,8 @@ class Recorder:
 
     def note(self, text: str, about: Wire | Ifnet | None = None) -> None:
         """Something happened, to ``about`` if that is given."""
+        if self.stopped:
+            return
         kind, wire, lane = "log", -1, -1
         if isinstance(about, Wire) and about in self._wires:
             wire = self._wires[about]
@@ -416,7 +425,7 @@ class Recorder:
 
     def stop(self) -> None:
         """Record no more; safe to call twice. A lab does it when it closes."""
-        if self._ending.is_set():
+        if self.stopped:
             return
         self._ending.set()
         for tap in self._taps:

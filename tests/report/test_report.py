@@ -274,6 +274,49 @@ def test_a_failed_scenario_is_told_with_its_assertions(tmp_path):
     assert text.index("1 == 2") < text.index("3 == 3")
 
 
+def test_a_place_where_no_report_can_be(tmp_path):
+    def run(report):
+        command = [
+            sys.executable,
+            "-c",
+            "from iflab.cli import main; main()",
+            "run",
+            "01",
+            "--report",
+            report,
+        ]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
+
+    early = run(str(tmp_path / "nowhere" / "x.html"))
+    assert (early.returncode, early.stdout) == (2, "")
+    assert early.stderr == f"iflab: [Errno 2] No such file or directory: '{tmp_path}/nowhere/x.html'\n"
+    folder = run(str(tmp_path))
+    assert (folder.returncode, folder.stdout) == (2, "")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(tmp_path)], check=True)
+    try:
+        full = run(str(tmp_path / "x.html"))
+        assert full.returncode == 2
+        assert "first_ping: held" in full.stdout
+        assert full.stderr == f"iflab: {tmp_path}/x.html: No space left on device\n"
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def test_a_report_that_has_ended_hears_nothing_more(lab, tmp_path):
+    path = tmp_path / "first.html"
+    with lab.report(path) as first:
+        lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    size = len(first.recording().happenings)
+    cable = lab.cable(lab.station(), lab.station())
+    cable.cut()
+
+    assert cable.taps == []
+    first.write(path)
+    assert len(first.recording().happenings) == size
+    assert "cable1" not in path.read_text()
+
+
 def test_without_its_libraries_the_remedy_is_told(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
 
