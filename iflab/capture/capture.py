@@ -53,7 +53,8 @@ class _Record(Watched):
     __slots__ = ("comments", "flags", "frames", "heard", "interface")
 
     def __init__(self, interface: int, heard: int, frames: list[Mbuf], open_: int, flags: int) -> None:
-        super().__init__(open_)
+        self.open = open_
+        self.others = None
         self.interface = interface
         self.flags = flags
         self.heard = heard
@@ -264,7 +265,7 @@ class Capture:
             record.comments.append(
                 f"lost: {cause}" + (f", on its way to {port.name}" if port is not None else "")
             )
-        self._under_way.decided(end, m, everything=port is None and bool(cause))
+        self._under_way.decided(end, record, everything=port is None and bool(cause))
 
     # on the thread of its own
 

@@ -353,11 +353,12 @@ class Recorder:
         return seen
 
     def _decide(self, when: float, place: _Place, port: Port | None, m: Mbuf, cause: str) -> None:
-        waiting = self._under_way.decided(place.end, m, everything=port is None and bool(cause))
+        waiting = self._under_way.of(place.end, m)
         if cause:
             self._timeline.at(place.lane, when - self._from).lost += 1
         if waiting is None:
             return  # it came too fast to be looked at, or was under way when the recording began
+        self._under_way.decided(place.end, waiting, everything=port is None and bool(cause))
         seen, lane = waiting.seen, self._lane(port) if port is not None else -1
         if cause:
             seen.causes.append((lane, cause))

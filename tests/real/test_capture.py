@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import stat
@@ -17,6 +18,7 @@ from scapy.utils import RawPcapReader
 
 import iflab.capture.capture as capture_module
 from iflab.capture import Capture
+from iflab.drivers import TapNic
 from iflab.faults import Corrupt, Duplicate, Rate
 from iflab.net import IFF
 from tests.linux_tools import PATIENCE, eventually, need
@@ -197,6 +199,31 @@ def test_a_frame_that_a_switch_sends_on_is_told_apart_from_the_one_it_got(lab, t
         ("on before", ""): 50,
         ("on after", "lost: hook, on its way to other"): 50,
     }
+    assert capture.under_way == 0
+
+
+def test_a_port_that_sends_the_same_frame_twice(lab, tmp_path):
+    path = tmp_path / "run.pcapng"
+
+    class Repeater(TapNic):
+        def if_start(self, ifp):
+            while (m := ifp.if_snd.dequeue()) is not None:
+                self.end.send(m)
+                self.end.send(m)
+
+    em0 = lab.host("alice").nic("em0", "192.0.2.1/24", driver=Repeater)
+    bob = lab.host("bob").nic("em0", "192.0.2.2/24")
+    cable = lab.cable(em0, bob, delay=0.02)
+    numbers = itertools.count()
+    cable.add_hook(lambda frame: next(numbers) % 2 == 1, towards=bob.if_softc)
+    capture = lab.capture(path)
+    lab.hosts["alice"].ping("192.0.2.2", count=3, timeout=0.3)
+    eventually(lambda: cable.account().in_flight == 0)
+    account = cable.account()
+    lab.close()
+
+    assert account.dropped["hook"] > 0
+    assert lost_in(path)["hook"] == account.dropped["hook"]
     assert capture.under_way == 0
 
 
