@@ -13,6 +13,7 @@ the next frame.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import stat
@@ -270,9 +271,15 @@ class Capture:
     # on the thread of its own
 
     def _run(self) -> None:
-        while not self._ending.wait(PERIOD):
-            self._write_out(False)
-        self._write_out(True)
+        try:
+            while not self._ending.wait(PERIOD):
+                self._write_out(False)
+            self._write_out(True)
+        except (
+            Exception
+        ) as error:  # a fault of ours: it ends this capture, and nobody may think that it goes on
+            self.error = self.error or OSError(errno.EIO, repr(error))
+            _log.exception("the capture %s ends after %d frames", self.path, self.frames)
 
     def _write_out(self, everything: bool) -> None:
         records, packet, end = self._records, self._format.packet, PKTHDR + self.snaplen

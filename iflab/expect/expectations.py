@@ -20,6 +20,9 @@ __all__ = ["ExpectationError", "Expectations"]
 SHOWN = 8
 """Frames that an explanation shows."""
 
+LOOKED_AT = 2000
+"""Frames among which the nearest miss is looked for, the last ones: scapy takes 0.1 ms for each."""
+
 
 class ExpectationError(AssertionError):
     """An expectation that did not come true; the text says what was there instead."""
@@ -181,7 +184,7 @@ class Expectations:
         events = list(self.history.at(place, self.start if since is None else since, direction))
         lines = [f"{_name(place)}: {text}"]
         pattern = patterns[0]
-        misses = [(pattern.miss(event.octets), event) for event in events]
+        misses = [(pattern.miss(event.octets), event) for event in events[-LOOKED_AT:]]
         misses = [each for each in misses if each[0][1]]
         if misses:
             (_, wrong), nearest = max(misses, key=lambda each: (each[0][0], each[1].number))

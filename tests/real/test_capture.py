@@ -376,6 +376,20 @@ def test_what_fitted_on_a_full_disk_can_be_read(lab, tmp_path, caplog):
         subprocess.run(["umount", "-l", str(small)], check=True)
 
 
+def test_very_long_words_are_cut_and_the_file_is_whole(lab, tmp_path):
+    path = tmp_path / "run.pcapng"
+    one, other = lab.station(name="one"), lab.station(name="other")
+    lab.cable(one, other)
+    long = " or ".join(["ether[14] == 0"] * 6000)
+    with lab.capture(path, filter=long) as capture:
+        lab.log("ä" * 40_000)
+        one.send(bytes(Ether(dst=other.mac, src=one.mac, type=0x88B5)) + bytes(46))
+
+    (row,) = fields(path, "frame.comment")
+    assert set(row[0].split(" s ")[1]) == {"ä"}
+    assert capture.error is None
+
+
 def test_a_folder_that_is_not_there(lab, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere/x\.pcapng"):
         lab.capture(tmp_path / "nowhere" / "x.pcapng")
