@@ -251,7 +251,7 @@ class _Builder:
             ]
         if not arrows:
             arrows.append(Arrow(start, self._opposite(seen), "open"))
-            marks.append(Mark("altered", "fate unknown: still in flight"))
+            marks.append(Mark("altered", "still in flight"))
         delay = seen.last_arrival - seen.time if seen.arrived else 0.0
         note = f"{octets(seen.size)}" + (f", {seconds(delay)} on the way" if delay >= 0.0005 else "")
         return Row(

@@ -135,26 +135,24 @@ def lost_in(path):
     return Counter(found for text in comments for found in re.findall(r"lost: ([a-z ]+), on its way", text))
 
 
-def test_a_frame_that_a_hook_changed_bears_what_became_of_it(lab, tmp_path):
+def test_a_frame_that_a_hook_changed_bears_what_became_of_it(lab, tmp_path, monkeypatch):
     path = tmp_path / "run.pcapng"
+    monkeypatch.setattr(capture_module, "PATIENCE", 3600.0)  # what is not known is not written
     one, other = lab.station(name="one"), lab.station(name="other")
     cable = lab.cable(one, other)
     cable.add_hook(
         lambda frame: [frame.raw + b"!", frame.raw + b"?"] if frame.raw[14] == 2 else frame.raw + b"!"
     )
     cable.add_hook(lambda frame: frame.raw[14] != 1)
-    began = time.monotonic()
     capture = lab.capture(path)
     head = bytes(Ether(dst=other.mac, src=one.mac, type=0x88B5))
     for kind in (0, 1, 2, 0):
         one.send(head + bytes([kind]) + bytes(46))
-    eventually(lambda: path.stat().st_size > 4 * 100, timeout=1)  # not when patience is over, but at once
-    took = time.monotonic() - began
+    eventually(lambda: path.stat().st_size > 4 * 100)
     account = cable.account()
     lab.close()
 
     comments = [row[0] for row in fields(path, "frame.comment")]
-    assert took < capture_module.PATIENCE
     assert comments[0] == comments[3] == "altered by a hook"
     assert comments[1] == "altered by a hook,lost: hook, on its way to other"
     assert comments[2] == "altered by a hook into 2 frames"
