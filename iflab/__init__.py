@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .drivers import TapNic
+    from .expect import ExpectationError
     from .host import Host, LabError, PingResult
     from .lab import Lab
     from .linux import Missing
@@ -43,6 +44,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Cable",
+    "ExpectationError",
     "Frame",
     "Host",
     "Lab",
@@ -57,6 +59,7 @@ __all__ = [
 
 _HOMES = {
     "Cable": "wire",
+    "ExpectationError": "expect",
     "Frame": "wire",
     "Host": "host",
     "Lab": "lab",

@@ -29,7 +29,6 @@ import json
 import logging
 import os
 import queue
-import re
 import select
 import socket
 import stat
@@ -50,6 +49,7 @@ from iflab.net.rtsock import DevctlNotice, RouteMessage, RoutingMessage
 if TYPE_CHECKING:
     from .host import Host
     from .lab import Lab
+    from .switch import Switch
     from .wire import Port, Wire
 
 __all__ = [
@@ -57,6 +57,7 @@ __all__ = [
     "ControlServer",
     "NoSuchLab",
     "find_labs",
+    "full_name",
     "make_private_directory",
     "remove_private_directory",
 ]
@@ -370,7 +371,7 @@ class ControlServer:
         lab = self.lab
         with lab.lock:
             nics = {
-                f"{host.name}:{ifp.if_xname}": {
+                f"{owner.name}:{ifp.if_xname}": {
                     "link": LinkState(ifp.if_link_state).name.lower(),
                     "in_frames": ifp.if_ipackets,
                     "in_octets": ifp.if_ibytes,
@@ -385,8 +386,8 @@ class ControlServer:
                         "send queue full": ifp.if_snd.ifq_drops,
                     },
                 }
-                for host in lab.hosts.values()
-                for ifp in host.vnet.ifnets()
+                for owner in lab.owners()
+                for ifp in owner.vnet.ifnets()
             }
             struck: dict[str, Counter[str]] = {}
             for (name, _, _), causes in lab.faults.counts.items():
@@ -413,20 +414,17 @@ class ControlServer:
         """The lab at this moment, for ``iflab ps``."""
         lab = self.lab
         with lab.lock:
-            hosts = {
-                name: {
-                    ifp.if_xname: {
-                        "mac": ifp.lladdr.hex(":"),
-                        "link": LinkState(ifp.if_link_state).name.lower(),
-                        "mtu": ifp.if_mtu,
-                        "addresses": [str(a.ifa_addr) for a in ifp.if_addrhead][1:],
-                    }
-                    for ifp in host.vnet.ifnets()
-                }
-                for name, host in lab.hosts.items()
-            }
+            hosts = {name: _nics_of(host) for name, host in lab.hosts.items()}
+            switches = {name: _nics_of(switch) for name, switch in lab.switches.items()}
             wires = {name: [port.name for port in wire.ends] for name, wire in lab.wires.items()}
-        return {"name": lab.name, "pid": os.getpid(), "started": lab.started, "hosts": hosts, "wires": wires}
+        return {
+            "name": lab.name,
+            "pid": os.getpid(),
+            "started": lab.started,
+            "hosts": hosts,
+            "switches": switches,
+            "wires": wires,
+        }
 
     def close(self) -> None:
         """Answer nobody any more, and take the socket away."""
@@ -438,6 +436,18 @@ class ControlServer:
         self._listener.close()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)
+
+
+def _nics_of(owner: Host | Switch) -> dict[str, dict[str, Any]]:
+    return {
+        ifp.if_xname: {
+            "mac": ifp.lladdr.hex(":"),
+            "link": LinkState(ifp.if_link_state).name.lower(),
+            "mtu": ifp.if_mtu,
+            "addresses": [str(a.ifa_addr) for a in ifp.if_addrhead][1:],
+        }
+        for ifp in owner.vnet.ifnets()
+    }
 
 
 def _read_line(connection: socket.socket, deadline: float) -> bytes:
@@ -536,10 +546,15 @@ def _sockets() -> Iterator[str]:
         yield from sorted(glob.glob(os.path.join(base, "*", SOCKET_NAME)))
 
 
+def full_name(about: dict[str, Any]) -> str:
+    """The name of a lab that no other has: that of its directory."""
+    return f"{about['name']}.{about['pid']}"
+
+
 def find_labs(name: str | None = None) -> list[tuple[dict[str, Any], Client]]:
     """All running labs that the caller may see, or those called ``name``: what each says of itself, and its client.
 
-    With a name, raises ``NoSuchLab`` when there is none.
+    ``name`` may also be a pid, or both: ``name.pid``. With a name, raises ``NoSuchLab`` when there is none.
     """
     found = []
     for path in _sockets():
@@ -548,7 +563,7 @@ def find_labs(name: str | None = None) -> list[tuple[dict[str, Any], Client]]:
             found.append((client.ask(do="hello")[0], client))
     if name is None:
         return found
-    matching = [row for row in found if row[0]["name"] == name or re.fullmatch(rf"{row[0]['pid']}", name)]
+    matching = [row for row in found if name in (row[0]["name"], str(row[0]["pid"]), full_name(row[0]))]
     if not matching:
         names = ", ".join(str(row[0]["name"]) for row in found) or "none"
         raise NoSuchLab(f"no running lab is called {name!r}; running: {names}")

@@ -58,7 +58,6 @@ if TYPE_CHECKING:
     from iflab.capture import Capture
     from iflab.expect import Expectations
     from iflab.faults import Struck
-    from iflab.net import Mbuf
     from iflab.report import Recorder as ReportRecorder
     from iflab.wire import Station
 
@@ -420,8 +419,7 @@ class Lab:
             for recorder in self._reports:
                 recorder.listen(wire)
             for capture in self._capturing_all:
-                if not capture.closed:
-                    capture.listen(wire)
+                capture.listen(wire)
             wire.on_change = lambda wire, what: self.log(f"{wire.name}: {what}", wire)
         if not self._building:
             self._wait_operational(wire.ends, LINK_PATIENCE)
@@ -534,6 +532,7 @@ class Lab:
         naming what is not ready, ``LabError`` when a daemon has ended or an
         address turned out to be somebody else's.
         """
+        __tracebackhide__ = True
         deadline = time.monotonic() + timeout * self.patience
         wanted = {host: set(ports) for host, ports in (listening or {}).items()}
         self.wait_links(max(0.01, deadline - time.monotonic()))
@@ -545,7 +544,12 @@ class Lab:
     def _not_ready(self, wanted: Mapping[Host, set[str]]) -> list[str]:
         missing: list[str] = []
         for host in tuple(self.hosts.values()):
-            missing += host.stack.unusable_addresses()
+            try:
+                missing += host.stack.unusable_addresses()
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                raise LabError(error.strerror) from error
             ports = wanted.get(host, set()) | {port for port, _ in host.awaited}
             if not ports:
                 continue
@@ -610,6 +614,7 @@ class Lab:
         return self.watch().expect_order(self._place(place), *whats, **options)
 
     def _place(self, place: Ifnet | Wire | str) -> Ifnet | Wire:
+        __tracebackhide__ = True
         return self.place(place) if isinstance(place, str) else place
 
     def unaccounted(self) -> list[str]:
@@ -670,13 +675,16 @@ class Lab:
         known = (name for name, each in self._group_numbers.items() if each == number)
         return next(known, f"grp{number}_")
 
+    def owners(self) -> list[Host | Switch]:
+        """Who has interfaces: hosts and switches."""
+        return [*self.hosts.values(), *self.switches.values()]
+
     def place(self, name: str) -> Ifnet | Wire:
         """The NIC (``alice:em0``) or the wire (``cable0``) of that name. Raises ``LabError`` with those that there are."""
+        __tracebackhide__ = True
         with self.lock:
             nics = {
-                f"{host.name}:{ifp.if_xname}": ifp
-                for host in self.hosts.values()
-                for ifp in host.vnet.ifnets()
+                f"{owner.name}:{ifp.if_xname}": ifp for owner in self.owners() for ifp in owner.vnet.ifnets()
             }
             found: Ifnet | Wire | None = nics.get(name) or self.wires.get(name)
             if found is None:
@@ -684,7 +692,7 @@ class Lab:
                 raise LabError(f"{self.name} has no NIC or wire {name!r}; there are {there}")
             return found
 
-    def tap(self, *places: Ifnet | Wire | Host | str, **options: Any) -> Sniffer:
+    def tap(self, *places: Ifnet | Wire | Host | Switch | str, **options: Any) -> Sniffer:
         """Listen on NICs and wires from this moment on; see ``Sniffer``. A host stands for all its NICs.
 
         ::
@@ -702,7 +710,7 @@ class Lab:
             self._sniffers.append(sniffer)
         return sniffer
 
-    def sniff(self, *places: Ifnet | Wire | Host | str, filter: Any = None, **options: Any) -> Any:
+    def sniff(self, *places: Ifnet | Wire | Host | Switch | str, filter: Any = None, **options: Any) -> Any:
         """scapy's ``sniff`` on NICs and wires: ``count``, ``timeout``, ``prn``, ``lfilter``, ``stop_filter`` …
 
         Returns scapy's ``PacketList``. ``iface`` names places, too. Options of
@@ -722,7 +730,7 @@ class Lab:
     def capture(
         self,
         path: str | os.PathLike[str] | BinaryIO,
-        *places: Ifnet | Wire | Host | str,
+        *places: Ifnet | Wire | Host | Switch | str,
         filter: str | None = None,
         snaplen: int | None = None,
         whole: bool = False,
@@ -752,19 +760,16 @@ class Lab:
                     capture.listen_nic(thing)
             self._captures = [each for each in self._captures if not each.closed]
             self._captures.append(capture)
+            self._capturing_all = [each for each in self._capturing_all if not each.closed]
             if not things:
                 self._capturing_all.append(capture)
             capture.on_close(self._tell_of_faults(capture.struck))
         return capture
 
-    def _tell_of_faults(self, fn: Callable[[Mbuf, Mbuf, str], None]) -> Callable[[], None]:
-        """Call ``fn(before, after, words)`` whenever a fault strikes a frame; returns what ends that."""
-
-        def listener(struck: Struck) -> None:
-            fn(struck.before, struck.after, str(struck))
-
-        self.faults.listeners.append(listener)
-        return lambda: self.faults.listeners.remove(listener)
+    def _tell_of_faults(self, fn: Callable[[Struck], None]) -> Callable[[], None]:
+        """Call ``fn`` whenever a fault strikes a frame; returns what ends that."""
+        self.faults.listeners.append(fn)
+        return lambda: self.faults.listeners.remove(fn)
 
     def report(self, path: str | os.PathLike[str] | None = None) -> ReportRecorder:
         """Record for a report what happens from now on, on all wires, also on those made later.
@@ -779,15 +784,16 @@ class Lab:
         with self.lock:
             for wire in self.wires.values():
                 recorder.listen(wire)
+            self._reports = [each for each in self._reports if not each.stopped]
             self._reports.append(recorder)
             recorder.on_stop(self._tell_of_faults(recorder.struck))
         return recorder
 
-    def _places(self, places: Iterable[Ifnet | Wire | Host | str]) -> list[Any]:
-        """NICs and wires as they are given; a host stands for its NICs."""
+    def _places(self, places: Iterable[Ifnet | Wire | Host | Switch | str]) -> list[Any]:
+        """NICs and wires as they are given; a host or a switch stands for its NICs."""
         things: list[Any] = []
         for place in places:
-            if isinstance(place, Host):
+            if isinstance(place, (Host, Switch)):
                 things += [ifp for ifp in place.vnet.ifnets() if isinstance(ifp.if_softc, TapNic)]
             else:
                 things.append(self.place(place) if isinstance(place, str) else place)

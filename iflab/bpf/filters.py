@@ -113,6 +113,7 @@ def compile_filter(text: str) -> Filter:
 
     Raises ``FilterError`` with libpcap's message and the place.
     """
+    __tracebackhide__ = True
     if "\0" in text:
         raise FilterError(f"{text!r} holds a NUL; a filter is text")
     program = _compiled(text)

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from scapy.data import MTU
-from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 from scapy.plist import PacketList
 
@@ -25,6 +24,7 @@ from iflab.drivers import TapNic, listeners_change
 from iflab.net import BpfSide, BpfTap, Ifnet, Mbuf, bpfattach, bpfdetach
 from iflab.net.mbuf import PKTHDR
 from iflab.wire import End, Tap, Wire
+from iflab.wire.frame import dissect
 from iflab.wire.inbox import Heard, Inbox
 
 from .filters import Filter, as_predicate
@@ -43,8 +43,8 @@ class Sniffer(Inbox):
 
     ``filter`` is an expression of tcpdump, run by libpcap, or a Python function of
     a scapy packet; ``lfilter`` such a function besides. ``direction`` is "in",
-    "out" or "both", as the NIC sees it; on a wire every frame is on its way "out"
-    of the end that sent it. ``before_filter``: on NICs, also what the hardware
+    "out" or "both", as the NIC sees it; a wire has no such sides, there every frame is
+    on its way "out" of the end that sent it. ``before_filter``: on NICs, also what the hardware
     filter does not let through. ``promisc`` opens that filter as long as the
     sniffer is there (``ifpromisc``). ``snaplen`` octets of a frame are kept;
     ``ring`` frames at most, the last ones; else ``limit``, and ``budget`` octets.
@@ -79,6 +79,10 @@ class Sniffer(Inbox):
         for place in places:
             if not isinstance(place, (Ifnet, Wire)):
                 raise TypeError(f"{place!r} is neither a NIC nor a wire")
+            if isinstance(place, Wire) and direction != "both":
+                raise ValueError(
+                    f"{place.name} is a wire and has no {direction!r}; name a NIC at one of its ends"
+                )
         names = ", ".join(_name(place) for place in places)
         super().__init__(names, limit=ring or limit, budget=budget, ring=ring is not None)
         self.filter = as_predicate(filter)
@@ -169,7 +173,7 @@ class Sniffer(Inbox):
     @staticmethod
     def packet(heard: Heard) -> Packet:
         """The scapy packet of a frame: ``time``, ``sniffed_on`` and ``direction`` set."""
-        packet = Ether(heard.octets)
+        packet: Packet = dissect(heard.octets)
         packet.time = heard.time
         packet.sniffed_on = heard.where
         packet.direction = 0 if heard.direction == "in" else 1

@@ -13,6 +13,7 @@ the next frame.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import stat
@@ -20,15 +21,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from iflab.bpf import compile_filter
 from iflab.drivers import listeners_change
 from iflab.net import BpfSide, BpfTap, Ifnet, bpfattach, bpfdetach
 from iflab.net.mbuf import PKTHDR, Mbuf
-from iflab.wire import End, Port, Wire
+from iflab.wire import HOOK, End, Port, UnderWay, Watched, Wire
 
 from .files import INBOUND, OUTBOUND, SNAPLEN, Interface, PcapFile, PcapngFile
+
+if TYPE_CHECKING:
+    from iflab.faults import Struck
 
 __all__ = ["Capture"]
 
@@ -44,18 +48,18 @@ PATIENCE = 2.0
 """Seconds that a frame waits for its fate (it may be in a long cable) before it is written without."""
 
 
-class _Record:
-    """Frames that were put on a wire at one moment by one end."""
+class _Record(Watched):
+    """Frames that were put on a wire at one moment by one end, written when their fate is known."""
 
-    __slots__ = ("comments", "flags", "frames", "heard", "interface", "open")
+    __slots__ = ("comments", "flags", "frames", "heard", "interface")
 
     def __init__(self, interface: int, heard: int, frames: list[Mbuf], open_: int, flags: int) -> None:
+        self.open = open_
+        self.others = None
         self.interface = interface
         self.flags = flags
         self.heard = heard
         self.frames = frames
-        self.open = open_
-        """Copies whose fate is not known."""
         self.comments: list[str] = []
 
 
@@ -66,7 +70,8 @@ class Capture:
     else pcapng. ``frames`` counts what was heard, ``dropped`` what of it is not in
     the file. The file is readable by its owner only. When it cannot be written (a
     full disk), this capture ends with a line in the log and ``error`` set; the lab
-    goes on. ``path`` may be an open binary file.
+    goes on. ``path`` may be an open binary file. It ends with ``close``, with the lab, or
+    with the ``with`` block that it is used in.
 
     ``filter`` is an expression of tcpdump: only frames that match are heard and
     counted. ``snaplen`` octets of a frame are written. ``whole``: super-frames as
@@ -106,28 +111,54 @@ class Capture:
         self._interfaces: dict[Any, int] = {}
         self._heard_by: list[list[int]] = []
         self._records: deque[_Record | Interface | str] = deque()
-        self._undecided: dict[int, _Record] = {}
+        self._under_way: UnderWay[_Record] = UnderWay()
+        self._accounts: list[tuple[int, Ifnet, dict[str, int]]] = []
+        """Of the NICs among the interfaces: what they had turned away when they were first heard."""
         self._waiting = 0
         self._ending = threading.Event()
         self._write(self._format.begin(comment))
         self._thread = threading.Thread(target=self._run, name="iflab-capture", daemon=True)
         self._thread.start()
 
+    def __repr__(self) -> str:
+        return f"<Capture {self.path}: {self.frames} frames, {self.dropped} dropped>"
+
+    def __enter__(self) -> Capture:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     @property
     def closed(self) -> bool:
         """True once ``close`` began."""
         return self._ending.is_set()
 
+    @property
+    def under_way(self) -> int:
+        """Frames whose fate is not known yet."""
+        return self._under_way.count
+
     # on the engine's thread, lock held
 
     def listen(self, wire: Wire) -> None:
         """Hear ``wire`` from now on."""
-        self._undo.append(
-            wire.add_tap(self._heard, self._fate, train=self._heard_train, whole=self.whole).remove
+        if self.closed:
+            return
+        for end in wire.ends.values():
+            self._of_end(end)
+        tap = wire.add_tap(
+            self._heard,
+            self._fate,
+            became=self._became,
+            train=self._heard_train,
+            whole=self.whole,
         )
+        self._undo.append(tap.remove)
 
     def listen_nic(self, ifp: Ifnet) -> None:
         """Hear what ``ifp`` sends, and what it hands to its host."""
+        self._of_nic(ifp)
         tap = BpfTap(self._heard_nic, BpfSide.IN | BpfSide.OUT)
         bpfattach(ifp, tap)
         listeners_change(ifp)
@@ -140,29 +171,29 @@ class Capture:
 
     def note(self, text: str) -> None:
         """Something happened: a comment of the next frame."""
-        self._records.append(text)
+        if not self.closed:
+            self._records.append(text)
 
-    def struck(self, before: Mbuf, after: Mbuf, text: str) -> None:
-        """A fault struck a frame, which may be another object now: a comment of it."""
-        record = self._undecided.get(id(before))
-        if record is None:
+    def struck(self, struck: Struck) -> None:
+        """A fault struck a frame: a comment of it."""
+        text = str(struck)
+        if struck.end is None or text.startswith("lost"):  # of that its fate will tell
             return
-        if not text.startswith("lost"):  # of that its fate will tell
+        record = self._under_way.of(struck.end, struck.before)
+        if record is not None:
             record.comments.append(text)
-        if after is not before:
-            self._undecided[id(after)] = self._undecided.pop(id(before))
 
     def on_close(self, fn: Callable[[], None]) -> None:
         """Call ``fn`` when the capture ends."""
         self._undo.append(fn)
 
-    def interface(self, key: Any, about: Interface) -> int:
-        """The number of the interface for ``key``, told to the file when it is new."""
-        number = self._interfaces.get(key)
-        if number is None:
-            number = self._interfaces[key] = len(self._interfaces)
-            self._heard_by.append([0, 0])
-            self._records.append(about)
+    def _interface(self, key: Any, about: Interface, ifp: Ifnet | None) -> int:
+        """The number of a new interface, which is told to the file."""
+        number = self._interfaces[key] = len(self._interfaces)
+        self._heard_by.append([0, 0])
+        if ifp is not None:
+            self._accounts.append((number, ifp, _turned_away(ifp)))
+        self._records.append(about)
         return number
 
     def _of_end(self, end: End) -> int:
@@ -170,27 +201,26 @@ class Capture:
         if number is not None:
             return number
         ifp = getattr(end.port, "ifp", None)
-        return self.interface(
-            end,
-            Interface(
-                end.port.name,
-                f"on {end.wire.name}",
-                ifp.lladdr if ifp is not None else b"",
-                ifp.if_baudrate if ifp is not None else 0,
-                *self._limits,
-            ),
-        )
+        about, mac, speed = f"on {end.wire.name}", b"", 0
+        if ifp is not None:
+            mac, speed = ifp.lladdr, ifp.if_baudrate
+            about += f": {ifp.if_description}" if ifp.if_description else ""
+        elif isinstance(text := getattr(end.port, "mac", None), str):  # a station
+            mac = bytes.fromhex(text.replace(":", ""))
+        return self._interface(end, Interface(end.port.name, about, mac, speed, *self._limits), ifp)
 
     def _of_nic(self, ifp: Ifnet) -> int:
         number = self._interfaces.get(ifp)
         if number is not None:
             return number
         name = ifp.if_softc.name if ifp.if_softc is not None else ifp.if_xname
-        return self.interface(
-            ifp, Interface(name, ifp.if_description or "", ifp.lladdr, ifp.if_baudrate, *self._limits)
-        )
+        about = Interface(name, ifp.if_description or "", ifp.lladdr, ifp.if_baudrate, *self._limits)
+        return self._interface(ifp, about, ifp)
 
-    def _take(self, number: int, frames: list[Mbuf], copies: int, flags: int = OUTBOUND) -> None:
+    def _take(
+        self, number: int, frames: list[Mbuf], end: End | None = None, copies: int = 0, flags: int = OUTBOUND
+    ) -> None:
+        """Keep what was heard; ``copies`` of the one frame that ``end`` sent have a fate that will be told."""
         if self.error is not None:
             return
         if self.filter is not None:
@@ -208,39 +238,48 @@ class Capture:
             return
         self._waiting += octets
         record = _Record(number, time.monotonic_ns(), frames, copies, flags)
-        if copies:
-            self._undecided[id(frames[0])] = record
+        if end is not None:
+            self._under_way.add(end, frames[0], record)
         self._records.append(record)
 
     def _heard(self, end: End, m: Mbuf) -> None:
-        self._take(self._of_end(end), [m], max(1, len(end.wire.ends) - 1))
+        self._take(self._of_end(end), [m], end, max(1, len(end.wire.ends) - 1))
 
     def _heard_train(self, end: End, frames: list[Mbuf]) -> None:
-        self._take(self._of_end(end), frames, 0)  # they go straight to the other end
+        self._take(self._of_end(end), frames)  # they go straight to the other end
 
     def _heard_nic(self, ifp: Ifnet, m: Mbuf, side: BpfSide) -> None:
-        self._take(self._of_nic(ifp), [m], 0, OUTBOUND if side is BpfSide.OUT else INBOUND)
+        self._take(self._of_nic(ifp), [m], flags=OUTBOUND if side is BpfSide.OUT else INBOUND)
+
+    def _became(self, end: End, m: Mbuf, frames: list[Mbuf], by: str) -> None:
+        record = self._under_way.became(end, m, frames)
+        if record is not None and by == HOOK:  # faults tell themselves what they did
+            record.comments.append(
+                "altered by a hook" + (f" into {len(frames)} frames" if len(frames) > 1 else "")
+            )
 
     def _fate(self, end: End, port: Port | None, m: Mbuf, cause: str) -> None:
-        record = self._undecided.get(id(m))
+        record = self._under_way.of(end, m)
         if record is None:
-            return  # a hook made it, or it was not taken
-        record.open -= 1
+            return  # it was not taken
         if cause:
             record.comments.append(
                 f"lost: {cause}" + (f", on its way to {port.name}" if port is not None else "")
             )
-            if port is None:
-                record.open = 0
-        if record.open <= 0:
-            del self._undecided[id(m)]
+        self._under_way.decided(end, record, everything=port is None and bool(cause))
 
     # on the thread of its own
 
     def _run(self) -> None:
-        while not self._ending.wait(PERIOD):
-            self._write_out(False)
-        self._write_out(True)
+        try:
+            while not self._ending.wait(PERIOD):
+                self._write_out(False)
+            self._write_out(True)
+        except (
+            Exception
+        ) as error:  # a fault of ours: it ends this capture, and nobody may think that it goes on
+            self.error = self.error or OSError(errno.EIO, repr(error))
+            _log.exception("the capture %s ends after %d frames", self.path, self.frames)
 
     def _write_out(self, everything: bool) -> None:
         records, packet, end = self._records, self._format.packet, PKTHDR + self.snaplen
@@ -280,9 +319,16 @@ class Capture:
             self._write(*blocks)
 
     def _last_words(self, remarks: list[str]) -> list[bytes]:
+        """Statistics of every interface; what its NIC turned away meanwhile is a comment, and so are the remarks left."""
         now = time.monotonic_ns() + self._epoch
+        comments: dict[int, list[str]] = {0: remarks}
+        for number, ifp, before in self._accounts:
+            more = {cause: count - before[cause] for cause, count in _turned_away(ifp).items()}
+            told = ", ".join(f"{cause} {count}" for cause, count in more.items() if count > 0)
+            if told:
+                comments.setdefault(number, []).append(f"dropped by the NIC: {told}")
         return [
-            self._format.statistics(number, now, heard, dropped, remarks if number == 0 else ())
+            self._format.statistics(number, now, heard, dropped, comments.get(number, ()))
             for number, (heard, dropped) in enumerate(self._heard_by)
         ]
 
@@ -328,3 +374,13 @@ class Capture:
         self._thread.join()
         with contextlib.suppress(OSError):
             self._file.close()
+
+
+def _turned_away(ifp: Ifnet) -> dict[str, int]:
+    """Frames that a NIC dropped, by cause: they were on no wire, or got no further than the NIC."""
+    return {
+        "send queue full": ifp.if_snd.ifq_drops,
+        "out errors": ifp.if_oerrors,
+        "in queue full": ifp.if_iqdrops,
+        "in errors": ifp.if_ierrors,
+    }

@@ -19,6 +19,7 @@ SNAPLEN = 1 << 18
 
 _SHB, _IDB, _ISB, _EPB = 0x0A0D0D0A, 1, 5, 6
 _OPT_COMMENT = 1
+_OPT_MOST = 65_535
 _IDB_NAME, _IDB_DESCRIPTION, _IDB_MAC, _IDB_SPEED, _IDB_TSRESOL, _IDB_FILTER = 2, 3, 6, 8, 9, 11
 _EPB_FLAGS = 2
 _ISB_IFRECV, _ISB_IFDROP, _ISB_USRDELIV = 4, 5, 8
@@ -43,8 +44,11 @@ def _option(code: int, value: bytes) -> bytes:
     return struct.pack("<HH", code, len(value)) + value + _PAD[len(value) & 3]
 
 
-def _text(code: int, text: str) -> bytes:
-    return _option(code, text.encode("utf-8", "replace")[:65_535])
+def _text(code: int, text: str, before: bytes = b"") -> bytes:
+    octets = before + text.encode("utf-8", "replace")
+    if len(octets) > _OPT_MOST:
+        octets = octets[:_OPT_MOST].decode("utf-8", "ignore").encode()  # no half of a character
+    return _option(code, octets)
 
 
 def _block(kind: int, body: bytes) -> bytes:
@@ -73,7 +77,7 @@ class PcapngFile:
             options += _option(_IDB_SPEED, struct.pack("<Q", about.speed))
         options += _option(_IDB_TSRESOL, b"\x09")
         if about.filter:
-            options += _option(_IDB_FILTER, b"\0" + about.filter.encode())
+            options += _text(_IDB_FILTER, about.filter, b"\0")
         return _block(
             _IDB, struct.pack("<HHI", LINKTYPE_ETHERNET, 0, about.snaplen) + options + _option(0, b"")
         )

@@ -246,7 +246,7 @@ def shell(
 
 @app.command()
 def ps(json_: JsonOption = False) -> None:
-    """List the running labs with their hosts, NICs and wires.
+    """List the running labs with their hosts, switches, NICs and wires.
 
     Example: iflab ps
     """
@@ -260,7 +260,7 @@ def ps(json_: JsonOption = False) -> None:
         return
     rows: list[tuple[Any, ...]] = []
     for lab in labs:
-        for host, nics in lab["hosts"].items():
+        for host, nics in {**lab["hosts"], **lab.get("switches", {})}.items():
             for nic, about in (nics or {"": {}}).items():
                 rows.append(
                     (
@@ -272,14 +272,22 @@ def ps(json_: JsonOption = False) -> None:
                         " ".join(about.get("addresses", [])),
                     )
                 )
-        if not lab["hosts"]:
+        if not lab["hosts"] and not lab.get("switches"):
             rows.append((lab["name"], lab["pid"], "", "", "", ""))
     table(("lab", "pid", "host", "nic", "link", "addresses"), rows)
+    wires = [
+        (lab["name"], lab["pid"], wire, " ".join(ends)) for lab in labs for wire, ends in lab["wires"].items()
+    ]
+    if wires:
+        print()
+        table(("lab", "pid", "wire", "plugged in"), wires)
 
 
 @app.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 def exec_(
-    lab: Annotated[str, typer.Argument(help="A running lab ('iflab ps' lists them), by name or pid.")],
+    lab: Annotated[
+        str, typer.Argument(help="A running lab ('iflab ps' lists them): its name, its pid, or NAME.PID.")
+    ],
     host: Annotated[str, typer.Argument(help="One of its hosts.")],
     command: Annotated[
         list[str] | None, typer.Argument(help="The program and its arguments; a shell without.")
@@ -294,7 +302,9 @@ def exec_(
     raise typer.Exit(exec_command(lab, host, command or []))
 
 
-LabArgument = Annotated[str, typer.Argument(help="A running lab ('iflab ps' lists them), by name or pid.")]
+LabArgument = Annotated[
+    str, typer.Argument(help="A running lab ('iflab ps' lists them): its name, its pid, or NAME.PID.")
+]
 HostArgument = Annotated[str, typer.Argument(help="One of its hosts.")]
 WordsArgument = Annotated[list[str] | None, typer.Argument(help="Options and words, as on FreeBSD.")]
 _AS_IT_IS = {

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+
 __all__ = ["HELD_NOT", "MISSING", "USAGE", "explain"]
 
 HELD_NOT = 1
 USAGE = 2
 MISSING = 3
+
+
+_OF_FILES = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EFBIG,
+    errno.ENOTDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+}
+"""What a file system says to a file that somebody asked for."""
 
 
 def explain(error: Exception) -> tuple[int | None, str]:
@@ -22,6 +36,8 @@ def explain(error: Exception) -> tuple[int | None, str]:
     from iflab.wire import WireError
 
     text = str(error)
+    if isinstance(error, OSError) and error.errno in _OF_FILES and not isinstance(error, KernelRefused):
+        return USAGE, f"{error.filename or 'what was to be written'}: {error.strerror}"
     if isinstance(error, Missing):
         return MISSING, f"{text} ('iflab check' tells all that is missing)"
     if isinstance(

@@ -16,6 +16,8 @@ from typing import Any
 __all__ = ["extcap_command", "install"]
 
 _PREFIX = "iflab"
+_SEPARATOR = "@"
+"""Between prefix, lab and place; none of them holds it."""
 
 
 def install(folder: Path | None) -> Path:
@@ -81,22 +83,21 @@ def extcap_command(words: list[str]) -> int:
 
 def _interfaces() -> None:
     from iflab import __version__
-    from iflab.control import find_labs
+    from iflab.control import find_labs, full_name
 
     print(f"extcap {{version={__version__}}}{{display=iflab}}")
     for lab, _ in find_labs():
-        nics = [f"{host}:{nic}" for host, nics in lab["hosts"].items() for nic in nics]
+        owners = {**lab["hosts"], **lab.get("switches", {})}
+        nics = [f"{owner}:{nic}" for owner, nics in owners.items() for nic in nics]
         for place in [*nics, *lab["wires"], "all"]:
-            print(
-                f"interface {{value={_PREFIX}-{lab['pid']}-{place}}}{{display={lab['name']} {place} (iflab)}}"
-            )
+            name = _SEPARATOR.join((_PREFIX, full_name(lab), place))
+            print(f"interface {{value={name}}}{{display={lab['name']} {place} (iflab)}}")
 
 
 def _capture(asked: Any) -> int:
     from .watch import sniff_command
 
-    prefix, _, rest = (asked.extcap_interface or "").partition("-")
-    lab, _, place = rest.partition("-")
+    prefix, lab, place = [*(asked.extcap_interface or "").split(_SEPARATOR), "", ""][:3]
     if prefix != _PREFIX or not place or not asked.fifo:
         print(f"iflab extcap: no NIC or wire of a lab: {asked.extcap_interface!r}", file=sys.stderr)
         return 2

@@ -22,13 +22,13 @@ __all__ = ["bsd_command", "exec_command", "monitor_command", "the_lab"]
 
 def the_lab(name: str) -> tuple[dict[str, Any], Client]:
     """The one running lab of that name or pid. Raises ``NoSuchLab``, ``LabError`` when there are several."""
-    from iflab.control import find_labs
+    from iflab.control import find_labs, full_name
     from iflab.host import LabError
 
     labs = find_labs(name)
     if len(labs) > 1:
-        pids = ", ".join(str(description["pid"]) for description, _ in labs)
-        raise LabError(f"{len(labs)} labs are called {name!r}; name one by its pid: {pids}")
+        names = ", ".join(full_name(description) for description, _ in labs)
+        raise LabError(f"{len(labs)} labs are called {name!r}; name one with its pid: {names}")
     return labs[0]
 
 

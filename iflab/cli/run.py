@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import code
+import errno
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -52,6 +54,13 @@ def _settings(pairs: list[str]) -> dict[str, str]:
     return settings
 
 
+def _check_place(report: Path) -> None:
+    """Refuse a report that nobody can write before the run instead of after it. Raises ``OSError``."""
+    for wrong, number in ((not report.parent.is_dir(), errno.ENOENT), (report.is_dir(), errno.EISDIR)):
+        if wrong:
+            raise OSError(number, os.strerror(number), str(report))
+
+
 def run_command(
     which: str,
     pairs: list[str],
@@ -73,6 +82,7 @@ def run_command(
         from iflab.report import check_libraries
 
         check_libraries()
+        _check_place(report)
     scenario = find_scenario(which, watched=report is not None)
     return _run(scenario, _settings(pairs), pcap, record, report, seed, None, as_json)
 
@@ -132,7 +142,6 @@ def _run(
         about.held, about.failure, about.details = outcome.held, outcome.failure, outcome.details
         if scenario.watch is not None:
             about.assertions += scenario.watch.result()
-        recorder.write(report)
     if as_json:
         print(json.dumps(asdict(outcome), indent=2))
     else:
@@ -140,6 +149,8 @@ def _run(
             print(outcome.details, file=sys.stderr)
         verdict = "held" if outcome.held else f"FAILED at {outcome.failure}"
         show(ended, f"{scenario.name}: {verdict}  (--seed {outcome.seed}{chosen})")
+    if recorder is not None and report is not None:
+        recorder.write(report)  # last, so that a full disk hides no verdict
     return 0 if outcome.held else HELD_NOT
 
 

@@ -64,15 +64,19 @@ def sniff_command(
 
 
 def _write(blocks: Iterator[bytes], path: str) -> None:
-    with contextlib.ExitStack() as undo:
-        if path == "-":
-            out: Any = sys.stdout.buffer
-        else:
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            out = undo.enter_context(os.fdopen(fd, "wb"))
-        for octets in blocks:
-            out.write(octets)
-            out.flush()
+    try:
+        with contextlib.ExitStack() as undo:
+            if path == "-":
+                out: Any = sys.stdout.buffer
+            else:
+                fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+                out = undo.enter_context(os.fdopen(fd, "wb"))
+            for octets in blocks:
+                out.write(octets)
+                out.flush()
+    except OSError as error:
+        error.filename = path
+        raise
 
 
 class _Joined:
@@ -140,7 +144,7 @@ def top_command(lab: str, interval: float, count: int, as_json: bool) -> int:
             if as_json:
                 print(json.dumps({**now, "rates": rows}), flush=True)
             elif live is not None:
-                live.update(_pretty(lab, now, rows), refresh=True)
+                live.update(_pretty(lab, now, rows, live.console.height), refresh=True)
             else:
                 _plain(now, rows)
             before, shown = now, shown + 1
@@ -157,7 +161,7 @@ _WIRE_HEAD = (
     "delivered",
     "in flight",
     "drops",
-    "faults besides",
+    "other faults",
 )
 
 
@@ -227,24 +231,49 @@ def _plain(now: dict[str, Any], rates: dict[str, dict[str, float]]) -> None:
     print(flush=True)
 
 
-def _pretty(lab: str, now: dict[str, Any], rates: dict[str, dict[str, float]]) -> Any:
+def _pretty(lab: str, now: dict[str, Any], rates: dict[str, dict[str, float]], height: int) -> Any:
+    """Two tables that fit a terminal of ``height`` lines: where there are too many rows, the busiest."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     parts: list[Any] = [Text(f"{lab}  {now['time']:.1f} s", style="bold")]
-    for head, rows in (
-        (("NIC", *_HEAD[1:]), _nic_rows(now, rates)),
-        (("wire", *_WIRE_HEAD[1:]), _wire_rows(now, rates)),
+    nics, wires = _nic_rows(now, rates), _wire_rows(now, rates)
+    room = max(6, height - 9)  # of lines: title, two heads of two lines, blanks, what is left out
+    for_wires = max(min(len(wires), room // 2), room - len(nics))
+    for head, rows, most in (
+        (("NIC", *_HEAD[1:]), nics, room - min(len(wires), for_wires)),
+        (("wire", *_WIRE_HEAD[1:]), wires, for_wires),
     ):
         pretty = Table(box=None, header_style="bold", pad_edge=False)
-        for column in head:
-            number = column not in ("NIC", "wire", "link", "drops", "faults besides")
-            pretty.add_column(column, justify="right" if number else "left", no_wrap=True)
-        for row in rows:
+        for place, column in enumerate(head):
+            words = column in ("drops", "other faults")
+            number = place > 0 and column != "link" and not words
+            pretty.add_column(
+                column.replace(" ", "\n"),
+                justify="right" if number else "left",
+                no_wrap=number or column == "link",
+                min_width=max(map(len, (*column.split(), *(row[place] for row in rows)))) if number else 4,
+                overflow="fold",
+            )
+        shown = _busiest(rows, most, rates)
+        for row in shown:
             pretty.add_row(*row)
         parts += [Text(""), pretty]
+        if len(shown) < len(rows):
+            parts.append(Text(f"and {len(rows) - len(shown)} that are less busy", style="dim"))
     return Group(*parts)
+
+
+def _busiest(
+    rows: list[tuple[str, ...]], most: int, rates: dict[str, dict[str, float]]
+) -> list[tuple[str, ...]]:
+    """At most so many rows, in their order."""
+    if len(rows) <= most:
+        return rows
+    by_rate = sorted(rows, key=lambda row: sum(rates[row[0]].values()), reverse=True)
+    chosen = {row[0] for row in by_rate[:most]}
+    return [row for row in rows if row[0] in chosen]
 
 
 # plugs

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
 from iflab.net import Ifnet
 from iflab.wire import Wire
+from iflab.wire.frame import dissect
 
 from .history import Event, History
 from .pattern import Pattern
@@ -20,9 +20,14 @@ __all__ = ["ExpectationError", "Expectations"]
 SHOWN = 8
 """Frames that an explanation shows."""
 
+LOOKED_AT = 2000
+"""Frames among which the nearest miss is looked for, the last ones: scapy takes 0.1 ms for each."""
+
 
 class ExpectationError(AssertionError):
     """An expectation that did not come true; the text says what was there instead."""
+
+    __module__ = "iflab"  # where people import it from; pytest's summary has room for little more
 
 
 class Expectations:
@@ -96,7 +101,15 @@ class Expectations:
         self._wait(place, direction, within, decided)
         if low <= len(found) and (high is None or len(found) <= high):
             return [_packet(event) for event in found]
-        wanted = f"{low}" if low == high else f"at least {low}" if high is None else f"{low} to {high}"
+        wanted = (
+            f"{low}"
+            if low == high
+            else f"at least {low}"
+            if high is None
+            else f"{low} to {high}"
+            if low
+            else f"at most {high}"
+        )
         raise self._error(
             place,
             direction,
@@ -142,6 +155,7 @@ class Expectations:
         """Ask of the events at a place, those that are new each time, until there is an answer or the time is over."""
         if direction not in ("in", "out", "both"):
             raise ValueError(f"direction is 'in', 'out' or 'both', not {direction!r}")
+        _check_place(place, direction)
         deadline = time.monotonic() + within * self.scale
         since = self.start
         while True:
@@ -170,7 +184,7 @@ class Expectations:
         events = list(self.history.at(place, self.start if since is None else since, direction))
         lines = [f"{_name(place)}: {text}"]
         pattern = patterns[0]
-        misses = [(pattern.miss(event.octets), event) for event in events]
+        misses = [(pattern.miss(event.octets), event) for event in events[-LOOKED_AT:]]
         misses = [each for each in misses if each[0][1]]
         if misses:
             (_, wrong), nearest = max(misses, key=lambda each: (each[0][0], each[1].number))
@@ -205,10 +219,24 @@ def _first(events: list[Event], pattern: Pattern) -> Event | None:
 
 
 def _packet(event: Event) -> Packet:
-    packet = Ether(event.octets)
+    packet: Packet = dissect(event.octets)
     packet.time = event.time
     packet.sniffed_on = event.src
     return packet
+
+
+def _check_place(place: Ifnet | Wire, direction: str) -> None:
+    """Refuse a place where nothing could ever be heard. Raises ``ValueError``."""
+    if isinstance(place, Wire):
+        if direction != "both":
+            raise ValueError(
+                f"{place.name} is a wire and has no {direction!r}; name a NIC at one of its ends"
+            )
+    elif not getattr(place.if_softc, "has_plug", True):
+        raise ValueError(
+            f"{_name(place)} has no plug, and expectations hear what passes on wires; "
+            "expect it of the NIC below, or listen with lab.tap"
+        )
 
 
 def _name(place: Ifnet | Wire) -> str:

@@ -24,12 +24,15 @@ __all__ = ["Event", "History"]
 BUDGET = 128 << 20
 """Octets of frames that are kept."""
 
-SENT, GOT, LOST = "sent", "got", "lost"
+SENT, GOT, LOST, BECAME = "sent", "got", "lost", "became"
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """A frame was ``sent`` by the port ``src``, ``got`` by ``dst``, or ``lost`` on the way there for ``cause``.
+
+    Of one that ``became`` others on the way, ``octets`` are what it was, ``others`` what
+    goes on, and ``cause`` is who changed it: ``hook``, or a fault's cause.
 
     ``number`` counts events in their order; ``time`` is in seconds of the monotonic clock.
     """
@@ -42,6 +45,7 @@ class Event:
     dst: str
     octets: bytes
     cause: str = ""
+    others: tuple[bytes, ...] = ()
 
 
 class _Entry:
@@ -80,7 +84,7 @@ class History:
 
     def listen(self, wire: Wire) -> None:
         """Hear ``wire`` from now on."""
-        wire.add_tap(self._sent, self._fate, train=self._train, whole=True)
+        wire.add_tap(self._sent, self._fate, became=self._became, train=self._train, whole=True)
 
     def _keep(
         self, kinds: tuple[str, ...], end: End, dst: Port | None, frames: list[Mbuf], cause: str = ""
@@ -92,7 +96,7 @@ class History:
             while self._octets > self.budget:
                 oldest = self._entries.popleft()
                 self._octets -= sum(map(len, oldest.frames))
-                self.forgotten += len(oldest.frames)
+                self.forgotten += len(oldest.frames) if SENT in oldest.kinds else 0
             self.news.notify_all()
 
     def _sent(self, end: End, m: Mbuf) -> None:
@@ -100,6 +104,9 @@ class History:
 
     def _fate(self, end: End, port: Port | None, m: Mbuf, cause: str) -> None:
         self._keep((LOST,) if cause else (GOT,), end, port, [m], cause)
+
+    def _became(self, end: End, m: Mbuf, frames: list[Mbuf], by: str) -> None:
+        self._keep((BECAME,), end, None, [m, *frames], by)
 
     def _train(self, end: End, frames: list[Mbuf]) -> None:
         other = next((other.port for other in end.wire.ends.values() if other is not end), None)
@@ -115,6 +122,12 @@ class History:
         for entry in reversed(entries):
             src, wire = entry.end.port.name, entry.end.wire.name
             dst = entry.dst.name if entry.dst is not None else ""
+            if entry.kinds == (BECAME,):
+                before, *others = (b"".join(_pieces(m)) for m in entry.frames)
+                yield Event(
+                    entry.number, entry.time, BECAME, wire, src, "", before, entry.cause, tuple(others)
+                )
+                continue
             for m in entry.frames:
                 for octets in _pieces(m):
                     for offset, kind in enumerate(entry.kinds):

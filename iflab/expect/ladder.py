@@ -2,55 +2,100 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
-from scapy.layers.l2 import Ether
+from iflab.wire.frame import dissect
 
-from .history import GOT, LOST, SENT, Event
+from .history import BECAME, GOT, LOST, SENT, Event
 
 __all__ = ["ladder"]
 
 WIDTH = 26
 
 
+class _Row:
+    """A frame that was sent, and what is known of it since."""
+
+    def __init__(self, event: Event) -> None:
+        self.event = event
+        self.got: list[str] = []
+        self.lost: list[Event] = []
+        self.changed: Counter[str] = Counter()
+
+    def knows(self, dst: str) -> bool:
+        """True when the fate of the copy for ``dst`` is known."""
+        return dst in self.got or any(event.dst == dst for event in self.lost)
+
+
 def ladder(events: Iterable[Event], began: float, most: int = 500) -> str:
-    """Draw ``events``, the last ``most`` of them; times are seconds since ``began``."""
-    told = list(events)[-3 * most :]
-    ports = list(dict.fromkeys(name for event in told for name in (event.src, event.dst) if name))
-    lines = [" " * 11 + "".join(port.ljust(WIDTH) for port in ports)]
-    fates: dict[bytes, list[Event]] = {}
-    for event in told:
-        if event.kind != SENT:
-            fates.setdefault(event.octets, []).append(event)
-    for event in told:
-        if event.kind != SENT:
-            continue
-        own = [
-            fate
-            for fate in fates.get(event.octets, ())
-            if fate.src == event.src and fate.number >= event.number
-        ]
-        fate = own[0] if own else None
-        if fate is not None:
-            fates[event.octets].remove(fate)
-        lines.append(
-            f"{event.time - began:9.6f}  {_arrow(ports, event, fate)}  {Ether(event.octets).summary()}"
+    """Draw ``events``, the last ``most`` frames of them; times are seconds since ``began``."""
+    rows = _rows(events)[-most:]
+    ports = list(
+        dict.fromkeys(
+            name
+            for row in rows
+            for name in (row.event.src, *row.got, *(event.dst for event in row.lost))
+            if name
         )
-    return "\n".join(line.rstrip() for line in lines[:1] + lines[1:][-most:]) + "\n"
+    )
+    lines = [" " * 11 + "".join(port.ljust(WIDTH) for port in ports)]
+    lines += [
+        f"{row.event.time - began:9.6f}  {_arrows(ports, row)}  {dissect(row.event.octets).summary()}{_notes(row)}"
+        for row in rows
+    ]
+    return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
-def _arrow(ports: list[str], event: Event, fate: Event | None) -> str:
-    columns = [" " * WIDTH if place + 1 < len(ports) else " " for place in range(len(ports))]
-    text = list("".join("|" + column[1:] for column in columns))
-    here = ports.index(event.src) * WIDTH
-    there = ports.index(fate.dst) * WIDTH if fate is not None and fate.dst else None
-    if there is None:
-        mark = fate.cause if fate is not None and fate.kind == LOST else "in flight"
-        return "".join(text) + f"  from {event.src}: {mark}"
-    low, high = min(here, there), max(here, there)
-    text[low + 1 : high] = "-" * (high - low - 1)
-    if fate is not None and fate.kind == GOT:
-        text[high - 1 if there > here else low + 1] = ">" if there > here else "<"
-        return "".join(text)
-    text[(low + high) // 2] = "X"
-    return "".join(text) + f"  lost: {fate.cause}" if fate is not None else "".join(text)
+def _rows(events: Iterable[Event]) -> list[_Row]:
+    """Bring frames and their fates together: by sender and octets, which is all that a fate tells."""
+    rows: list[_Row] = []
+    under_way: dict[tuple[str, str, bytes], list[_Row]] = {}
+    for event in events:
+        key = (event.wire, event.src, event.octets)
+        if event.kind == SENT:
+            row = _Row(event)
+            rows.append(row)
+            under_way.setdefault(key, []).append(row)
+            continue
+        there = under_way.get(key)
+        if not there:
+            continue  # sent before the first of these events
+        if event.kind == BECAME:
+            there[-1].changed[event.cause] += 1
+            for octets in event.others:
+                under_way.setdefault((event.wire, event.src, octets), []).append(there[-1])
+            continue
+        row = next((row for row in there if not row.knows(event.dst)), there[-1])
+        if event.kind == GOT:
+            row.got.append(event.dst)
+        elif event.kind == LOST:
+            row.lost.append(event)
+    return rows
+
+
+def _arrows(ports: list[str], row: _Row) -> str:
+    text = list(("|" + " " * (WIDTH - 1)) * (len(ports) - 1) + "|")
+    here = ports.index(row.event.src) * WIDTH
+    ends = [(name, "") for name in row.got] + [(event.dst, "X") for event in row.lost if event.dst]
+    for name, mark in sorted(ends, key=lambda end: bool(end[1])):
+        there = ports.index(name) * WIDTH
+        low, high = min(here, there), max(here, there)
+        if low == high:
+            continue
+        for place in range(low + 1, high):
+            if text[place] in " |":
+                text[place] = "-"
+        if mark:
+            text[(low + high) // 2] = mark
+        else:
+            text[high - 1 if there > here else low + 1] = ">" if there > here else "<"
+    return "".join(text)
+
+
+def _notes(row: _Row) -> str:
+    notes = [f"changed by {by}" + (f" ×{times}" if times > 1 else "") for by, times in row.changed.items()]
+    notes += [f"lost: {event.cause}" for event in row.lost]
+    if not row.got and not row.lost:
+        notes.append("in flight")
+    return "".join(f"  [{note}]" for note in notes)

@@ -7,16 +7,18 @@ scapy packet.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from typing import Any
 
 import scapy.layers.inet
 import scapy.layers.inet6  # noqa: F401 - without it IPv6 is Raw
-from scapy.layers.l2 import Ether
+from scapy.base_classes import Gen
 from scapy.packet import NoPayload, Packet
 
 from iflab.bpf import Filter, FilterError, compile_filter
+from iflab.wire.frame import dissect
 
 __all__ = ["Miss", "Pattern"]
 
@@ -28,6 +30,7 @@ class Pattern:
     """What a frame should be. Raises ``FilterError``, and ``TypeError`` for what is no pattern."""
 
     def __init__(self, what: str | Packet | type | Callable[[Packet], Any] | Pattern) -> None:
+        __tracebackhide__ = True
         if isinstance(what, Pattern):
             what = what.what
         self.what: str | Packet | type | Callable[[Packet], Any] = what
@@ -51,6 +54,9 @@ class Pattern:
             return self.what or "any frame"
         if isinstance(self.what, Packet):
             return _text(self.what)
+        code = getattr(self.what, "__code__", None)
+        if code is not None and code.co_name == "<lambda>":
+            return f"that fits the lambda at {os.path.basename(code.co_filename)}:{code.co_firstlineno}"
         return str(getattr(self.what, "__name__", repr(self.what)))
 
     def matches(self, octets: bytes) -> bool:
@@ -58,10 +64,10 @@ class Pattern:
         if self._filter is not None:
             return self._filter(octets)
         if isinstance(self.what, Packet):
-            return not _differences(self.what, Ether(octets))[1]
+            return not _differences(self.what, dissect(octets))[1]
         if isinstance(self.what, type):
-            return self.what in Ether(octets)
-        return bool(self.what(Ether(octets)))  # type: ignore[operator]
+            return self.what in dissect(octets)
+        return bool(self.what(dissect(octets)))  # type: ignore[operator]
 
     def miss(self, octets: bytes) -> Miss:
         """How near a frame comes that does not match, and what is wrong with it."""
@@ -70,7 +76,7 @@ class Pattern:
             right = len(self._parts) - len(wrong)
             return right / max(1, len(self._parts)), [f"not: {part}" for part in wrong] if right else []
         if isinstance(self.what, Packet):
-            return _differences(self.what, Ether(octets))
+            return _differences(self.what, dissect(octets))
         return 0.0, []
 
 
@@ -105,34 +111,51 @@ def _chosen(layer: Packet) -> dict[str, Any]:
 
 
 def _differences(pattern: Packet, packet: Packet) -> Miss:
-    """Layers of ``pattern`` in their order, each with its set fields, looked for in ``packet``."""
-    there = _layers(packet)
-    right = total = 0
-    wrong: list[str] = []
-    for wanted in _layers(pattern):
-        fields = _chosen(wanted)
-        total += 1 + len(fields)
-        place = next((i for i, layer in enumerate(there) if isinstance(layer, type(wanted))), None)
-        if place is None:
-            wrong.append(f"no {type(wanted).__name__}")
-            continue
-        layer, there = there[place], there[place + 1 :]
-        right += 1
-        for name, value in fields.items():
-            found = layer.getfieldval(name)
-            if _equal(wanted, layer, name, value, found):
-                right += 1
-            else:
-                wrong.append(
-                    f"{type(wanted).__name__}.{name} is {_shown(layer, name, found)}, wanted {_shown(wanted, name, value)}"
-                )
-    return right / max(1, total), wrong
+    """Layers of ``pattern`` in their order, each with its set fields, looked for in ``packet``; the best place counts."""
+    wanted = _layers(pattern)
+    right, wrong = _aligned(wanted, _layers(packet))
+    return right / max(1, sum(1 + len(_chosen(layer)) for layer in wanted)), wrong
+
+
+def _aligned(wanted: list[Packet], there: list[Packet]) -> tuple[int, list[str]]:
+    """How much is right, and what is wrong, where these layers fit best: in a tunnel there are several of a kind."""
+    if not wanted:
+        return 0, []
+    first, rest = wanted[0], wanted[1:]
+    right, wrong = _aligned(rest, there)
+    best = right, [f"no {type(first).__name__}", *wrong]
+    for place, layer in enumerate(there):
+        if isinstance(layer, type(first)):
+            own_right, own_wrong = _compared(first, layer)
+            right, wrong = _aligned(rest, there[place + 1 :])
+            if own_right + right > best[0]:
+                best = own_right + right, own_wrong + wrong
+    return best
+
+
+def _compared(wanted: Packet, layer: Packet) -> tuple[int, list[str]]:
+    right, wrong = 1, []
+    for name, value in _chosen(wanted).items():
+        found = layer.getfieldval(name)
+        if _equal(wanted, layer, name, value, found):
+            right += 1
+        else:
+            wrong.append(
+                f"{type(wanted).__name__}.{name} is {_shown(layer, name, found)}, wanted {_shown(wanted, name, value)}"
+            )
+    return right, wrong
 
 
 def _equal(wanted: Packet, layer: Packet, name: str, value: Any, found: Any) -> bool:
     if value == found:
         return True
     field = wanted.get_field(name)
+    if isinstance(value, Gen):  # a network, or another set of values of scapy's
+        return found in value
+    if isinstance(value, list) and not field.islist:  # scapy's way to write several values
+        return any(_equal(wanted, layer, name, each, found) for each in value)
+    if isinstance(value, tuple) and len(value) == 2 and all(isinstance(each, int) for each in value):
+        return isinstance(found, int) and value[0] <= found <= value[1]  # a range, as scapy writes it
     try:
         return bool(field.any2i(wanted, value) == field.any2i(layer, found))
     except Exception:  # a field that cannot be read so is another

@@ -276,9 +276,10 @@ class Channel:
             if does is Does.HOLD:
                 self.wire.lose(end, self.port, m, decision)
                 return
+            if m is not before:
+                self.wire.replace(end, before, [m], fault.cause)
             if does is Does.COPY:
-                end.flow.added += decision
-                end.flow.in_flight += decision
+                self.wire.replace(end, m, [m] * (1 + decision), fault.cause)
                 todo += [(at + 1, way.next_copy(number), m) for _ in range(decision)]
             elif does is Does.HASTEN:
                 hastened = overtakes = True

@@ -21,7 +21,7 @@ from typing import Any
 from iflab.net.clock import Clock
 from iflab.net.errors import report
 from iflab.net.mbuf import Mbuf
-from iflab.wire import Port, Wire
+from iflab.wire import End, Port, Wire
 
 from .channel import Channel, Way
 from .kinds import Does, Fault, in_order
@@ -49,6 +49,8 @@ class Struck:
     """The frame as it met the fault: the object that a tap of the wire saw, unless something had changed it."""
     after: Mbuf
     """The frame as it goes on; the same object unless it was changed."""
+    end: End | None = None
+    """Of the wire, at which it came in."""
 
     def __str__(self) -> str:
         """What happened, for people: ``lost: loss``, ``delayed by 12.500 ms``."""
@@ -207,11 +209,16 @@ class Faults:
         if fault.does is not Does.DELAY:
             cause = decision if fault.does is Does.HOLD else fault.cause
             self.counts_of(way.direction)[cause] += 1
+        if _log.isEnabledFor(logging.DEBUG):
+            wire, sender, receiver = way.direction
+            _log.debug("%s, %s to %s, frame %d: %s", wire, sender, receiver, number, fault.tell(decision))
         if self.recorder is not None:
             now = round(self.elapsed(), 6)
             self.recorder.add((now, self._number(way), number, index, key, decision))
         if self.listeners:
-            event = Struck(self.elapsed(), way.direction, number, index, fault, decision, before, after)
+            event = Struck(
+                self.elapsed(), way.direction, number, index, fault, decision, before, after, way.end
+            )
             for listener in tuple(self.listeners):
                 try:
                     listener(event)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import ipaddress
+import logging
 import os
 import socket
 import struct
@@ -369,6 +370,9 @@ def _interface(address: str) -> ipaddress.IPv4Interface | ipaddress.IPv6Interfac
         raise ValueError(f"{address!r} is no address; write 192.0.2.1/24 or 2001:db8::1/64") from None
 
 
+_log = logging.getLogger("iflab.linux")
+
+
 class Netlink:
     """A short conversation with the kernel about one namespace; use it in a ``with`` block, from one thread."""
 
@@ -436,12 +440,14 @@ class Netlink:
             part = requests[start : start + 64]
             waiting = {struct.unpack_from("I", r.data, 8)[0]: r for r in part}
             sock.send(b"".join(r.data for r in part))
+            for request in part:
+                _log.debug("%s: asked the kernel for %s", self.netns.name or "this namespace", request.what)
             refused: KernelRefused | None = None
             while waiting:
                 for kind, flags, sequence, data, offset, end in self._messages():
-                    request = waiting.pop(sequence, None)
-                    if request is not None and kind == NLMSG_ERROR:
-                        refused = refused or _refusal(request.what, flags, data, offset, end)
+                    answered = waiting.pop(sequence, None)
+                    if answered is not None and kind == NLMSG_ERROR:
+                        refused = refused or _refusal(answered.what, flags, data, offset, end)
             if refused is not None:
                 raise refused
 

@@ -18,6 +18,7 @@ import contextlib
 import logging
 import os
 import queue
+import shlex
 import subprocess
 import sys
 import threading
@@ -213,6 +214,7 @@ class Keeper:
             self._children = [child for child in self._children if child.poll() is None]
             child = subprocess.Popen(list(argv), **popen)
             self._children.append(child)
+            _log.debug("%s: process %d is %s", hostname, child.pid, shlex.join(map(str, argv)))
             return child
 
         process: subprocess.Popen[Any] = self._do(start)

@@ -9,6 +9,7 @@ something asks for its privilege first, before anything else is looked at.
 from __future__ import annotations
 
 import errno
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,6 +42,9 @@ class Socket:
     so_proto: Stack | None
 
 
+_log = logging.getLogger("iflab.net")
+
+
 def ifioctl(so: Socket, cmd: str, data: Any, td: Thread) -> None:
     """Carry out an interface ioctl; the answer is written into ``data`` (2528-2654).
 
@@ -49,6 +53,7 @@ def ifioctl(so: Socket, cmd: str, data: Any, td: Thread) -> None:
     """
     vnet = so.so_vnet
     kernel = vnet.kernel
+    _log.debug("%s: %s %s", vnet.name, cmd, getattr(data, "ifr_name", ""))
     with kernel.giant, kernel.curvnet_set(vnet):
         if cmd == "SIOCGIFCONF":
             ifconf(vnet, data)

@@ -6,6 +6,7 @@ or something that happened. How many rows there are is bounded, whatever happene
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -15,7 +16,7 @@ from .recording import LinkState, Recording
 from .story import Gap, Happening, Seen
 from .words import count, headline, octets, seconds
 
-__all__ = ["Arrow", "Ladder", "Mark", "Row", "build"]
+__all__ = ["Arrow", "Column", "Ladder", "Mark", "Row", "build"]
 
 ROWS = 700
 """Rows at the top level, at most."""
@@ -29,13 +30,13 @@ IN_FOLD = 40
 STREAK = 7
 """Frames in a row that are alike, from which on they are folded ..."""
 
+PORTS = 16
+"""Ports that have a column each; of more, those of a host share one. Those of a switch always do."""
+
 SHOWN = 2
 """... except so many at either end."""
 
 MarkKind = Literal["lost", "again", "altered", "flag"]
-
-ALTERED = ("corrupt", "duplicat", "reorder", "bit", "truncat", "alter", "overtakes", "late", "jitter")
-"""How causes begin that a frame may survive; with a frame that arrived they are no loss."""
 
 
 @dataclass(slots=True)
@@ -79,10 +80,18 @@ class Row:
 
 
 @dataclass(slots=True)
-class Ladder:
-    """Columns (lanes, by number) and rows."""
+class Column:
+    """A port, or all of a host or a switch; ``owner`` is the host, switch or station."""
 
-    columns: list[int]
+    name: str
+    owner: str
+
+
+@dataclass(slots=True)
+class Ladder:
+    """Columns and rows."""
+
+    columns: list[Column]
     rows: list[Row]
     frames: int
     left_out: int
@@ -94,7 +103,7 @@ def build(recording: Recording) -> Ladder:
 
 
 class _Down:
-    """Which lanes have no link, asked for moments that only grow."""
+    """Which columns have no link at all, asked for moments that only grow."""
 
     def __init__(self, states: Iterable[LinkState], columns: dict[int, int]) -> None:
         self._states = sorted(states, key=lambda state: state.time)
@@ -107,13 +116,11 @@ class _Down:
             state = self._states[self._next]
             self._now[state.lane] = state.state
             self._next += 1
-        return tuple(
-            sorted(
-                self._columns[lane]
-                for lane, state in self._now.items()
-                if state != "up" and lane in self._columns
-            )
-        )
+        known = [
+            (self._columns[lane], state == "up") for lane, state in self._now.items() if lane in self._columns
+        ]
+        up = {column for column, is_up in known if is_up}
+        return tuple(sorted({column for column, _ in known} - up))
 
 
 class _Builder:
@@ -123,7 +130,7 @@ class _Builder:
             lane for each in recording.frames if isinstance(each, Seen) for lane in (each.lane, *each.arrived)
         }
         used |= {lane for wire in recording.wires for lane in wire.lanes} if len(used) < 12 else set()
-        self.columns = {lane: place for place, lane in enumerate(sorted(used))}
+        self.heads, self.columns = _columns(recording, sorted(used))
         self.room_in_folds = UNFOLDED
         self.left_out = 0
 
@@ -143,7 +150,7 @@ class _Builder:
             row.down = down.at(row.time)
             for inner in row.inner:
                 inner.down = row.down
-        return Ladder(list(self.columns), self._with_pauses(rows), self.recording.frames_seen, self.left_out)
+        return Ladder(self.heads, self._with_pauses(rows), self.recording.frames_seen, self.left_out)
 
     # rows
 
@@ -158,7 +165,7 @@ class _Builder:
                     assert isinstance(gap, Gap)
                     rows.append(self._gap(gap))
             elif isinstance(first, Happening):
-                rows += [self._event(each) for each in members if isinstance(each, Happening)]
+                rows += self._events([each for each in members if isinstance(each, Happening)])
             else:
                 frames = [each for each in members if isinstance(each, Seen)]
                 if len(frames) < streak or key is None:
@@ -173,11 +180,13 @@ class _Builder:
     @staticmethod
     def _alike(each: Seen | Gap | Happening, anyones: bool) -> object:
         """What neighbours must share to be folded together."""
-        if not isinstance(each, Seen):
-            return type(each).__name__
+        if isinstance(each, Happening):
+            return each.kind
+        if isinstance(each, Gap):
+            return None
         if each.header.flags > 0 and each.header.flags & 7 and not each.causes and not anyones:
             return id(each)  # SYN, FIN, RST: each is worth a line
-        what = tuple(sorted({cause for _, cause in each.causes})), each.again
+        what = tuple(sorted({cause for _, cause in each.causes})), tuple(each.changes), each.again
         return (*what, 0 if anyones and not each.speaks else id(each.conversation))
 
     def _gap(self, gap: Gap) -> Row:
@@ -188,6 +197,28 @@ class _Builder:
             f"{count(gap.frames, 'frame')} not kept, {octets(gap.octets)} until {gap.end:.3f} s",
             until=gap.end,
         )
+
+    def _events(self, happenings: Sequence[Happening]) -> list[Row]:
+        """Links that come or go together are folded, as in a large lab; all else that happens has a row."""
+        rows = [self._event(each) for each in happenings]
+        if len(rows) < STREAK or rows[0].tone not in ("up", "down"):
+            return rows
+        first, inner = rows[0], rows[:IN_FOLD]
+        if len(inner) < len(rows):
+            inner.append(Row("gap", rows[IN_FOLD].time, f"and {len(rows) - IN_FOLD} more links"))
+        columns = tuple(sorted({column for row in rows for column in row.columns}))
+        text = f"{len(rows)} links {first.tone}"
+        return [
+            Row(
+                "fold",
+                first.time,
+                text,
+                tone=f"event {first.tone}",
+                columns=columns,
+                inner=inner,
+                until=rows[-1].time,
+            )
+        ]
 
     def _event(self, happening: Happening) -> Row:
         columns: tuple[int, ...] = ()
@@ -201,24 +232,17 @@ class _Builder:
     def _frame(self, seen: Seen) -> Row:
         start = self.columns[seen.lane]
         arrows = [
-            Arrow(start, self.columns[lane], "arrived") for lane in seen.arrived if lane in self.columns
+            Arrow(start, self.columns[lane], "arrived")
+            for lane in dict.fromkeys(seen.arrived)
+            if lane in self.columns
         ]
-        marks: list[Mark] = []
-        causes: dict[str, int] = {}
-        for lane, cause in seen.causes:
-            survived = (lane < 0 or lane in seen.arrived) and cause.lower().startswith(ALTERED)
-            causes[cause] = causes.get(cause, 0) + 1
-            if not survived:
-                stop = self.columns.get(lane, self._opposite(seen))
-                arrows.append(Arrow(start, stop, "lost"))
-        for cause, times in causes.items():
-            altered = cause.lower().startswith(ALTERED)
-            text = cause if altered else f"lost: {cause}"
-            marks.append(Mark("altered" if altered else "lost", text + (f" ×{times}" if times > 1 else "")))
+        arrows += [
+            Arrow(start, self.columns.get(lane, self._opposite(seen)), "lost")
+            for lane in dict.fromkeys(lane for lane, _ in seen.causes)
+        ]
+        marks = _befell([seen])
         if seen.again:
             marks.append(Mark("again", "retransmission"))
-        if seen.made:
-            marks.append(Mark("altered", "made on the way"))
         if seen.header.flags > 0:
             marks += [
                 Mark("flag", name)
@@ -227,7 +251,7 @@ class _Builder:
             ]
         if not arrows:
             arrows.append(Arrow(start, self._opposite(seen), "open"))
-            marks.append(Mark("altered", "fate unknown: still in flight, or replaced on the way"))
+            marks.append(Mark("altered", "still in flight"))
         delay = seen.last_arrival - seen.time if seen.arrived else 0.0
         note = f"{octets(seen.size)}" + (f", {seconds(delay)} on the way" if delay >= 0.0005 else "")
         return Row(
@@ -261,12 +285,7 @@ class _Builder:
             for lane in frame.arrived
             if lane in self.columns
         }
-        marks = []
-        causes: dict[str, int] = {}
-        for frame in frames:
-            for _, cause in frame.causes:
-                causes[cause] = causes.get(cause, 0) + 1
-        marks += [Mark("lost", f"lost: {cause} ×{times}") for cause, times in causes.items()]
+        marks, lost = _befell(frames), any(frame.causes for frame in frames)
         if again := sum(frame.header.segments for frame in frames if frame.again):
             marks.append(Mark("again", f"retransmission ×{again:,}"))
         if not ways:
@@ -279,14 +298,14 @@ class _Builder:
         if inner and len(shown) < len(frames):
             rest = count(len(frames) - len(shown), "more frame")
             inner.append(Row("gap", frames[len(shown)].time, f"and {rest} like these"))
-        end: Literal["arrived", "lost"] = "lost" if causes else "arrived"
+        end: Literal["arrived", "lost"] = "lost" if lost else "arrived"
         return Row(
             "fold",
             first.time,
             f"{count(len(frames), 'frame')}, {octets(total)} in {seconds(took)}",
             [Arrow(start, stop, end) for start, stop in sorted(ways)[:200]],
             marks,
-            tone="lost" if causes else "again" if again else "",
+            tone="lost" if lost else "again" if again else "",
             note=whose,
             wire=self._wire(first) if len(partners) == 1 else "",
             columns=tuple({column for way in ways for column in way}),
@@ -322,6 +341,33 @@ class _Builder:
     def _with_pauses(self, rows: Sequence[Row]) -> list[Row]:
         long = max(0.02, (self.recording.end - self.recording.begin) / 25)
         return list(_pauses(rows, long))
+
+
+def _columns(recording: Recording, lanes: Sequence[int]) -> tuple[list[Column], dict[int, int]]:
+    """The columns, and the one of each lane."""
+    owners = {lane: node for node in recording.nodes for lane in node.lanes}
+    heads: dict[str, Column] = {}
+    names: dict[int, str] = {}
+    for lane in lanes:
+        name, owner = recording.lanes[lane].name, owners.get(lane)
+        if owner is not None and (owner.kind == "switch" or len(lanes) > PORTS):
+            name = owner.name
+        names[lane] = name
+        heads.setdefault(name, Column(name, owner.name if owner is not None else name))
+    places = {name: place for place, name in enumerate(heads)}
+    return list(heads.values()), {lane: places[name] for lane, name in names.items()}
+
+
+def _befell(frames: Iterable[Seen]) -> list[Mark]:
+    """What was lost of frames and why, and what else was done to them, with how often."""
+    lost = Counter(f"lost: {cause}" for frame in frames for _, cause in frame.causes)
+    changed = Counter(text for frame in frames for text in frame.changes)
+    kinds: tuple[tuple[MarkKind, Counter[str]], ...] = (("altered", changed), ("lost", lost))
+    return [
+        Mark(kind, text + (f" ×{times:,}" if times > 1 else ""))
+        for kind, counts in kinds
+        for text, times in counts.items()
+    ]
 
 
 def _pauses(rows: Sequence[Row], long: float) -> Iterator[Row]:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from datetime import datetime
 from importlib import resources
 from typing import Any
 
-from .ladder import Ladder, build
+from .ladder import Arrow, Ladder, build
 from .plots import draw
 from .recorder import check_libraries
 from .recording import Recording
@@ -59,7 +60,7 @@ def render(recording: Recording) -> str:
         links=_links(picture),
         ladder=ladder,
         geometry=_Geometry(ladder),
-        hosts=_hosts(recording, ladder),
+        hosts=_hosts(ladder),
         conversations=sorted(recording.conversations, key=lambda each: each.octets, reverse=True)[:100],
         totals=_totals(recording),
     )
@@ -69,13 +70,17 @@ class _Geometry:
     """Where the columns of the ladder are, in pixels."""
 
     height = ROW
+    most = 6
+    """Arrows in a row that are drawn one by one; of more, as on a hub, each sender's are one line."""
 
     def __init__(self, ladder: Ladder) -> None:
         columns = max(1, len(ladder.columns))
-        self.pitch = max(17.0, min(230.0, 560 / columns)) if columns > 1 else 120.0
+        self.pitch = max(11.0, min(180.0, 560 / columns)) if columns > 1 else 120.0
         self.width = round(self.pitch * columns)
         self.upright = self.pitch < 90
         """The names of the columns stand upright."""
+        longest = max((len(column.name) for column in ladder.columns), default=0)
+        self.head = min(118, 16 + 7 * longest) if self.upright else 30
 
     def x(self, column: int) -> float:
         """The middle of a column."""
@@ -91,12 +96,20 @@ class _Geometry:
             x2 = x1 + (x2 - x1) * 0.55
         return {"x1": round(x1, 1), "x2": round(x2, 1), "way": way}
 
+    def spread(self, arrows: Sequence[Arrow]) -> list[dict[str, float]]:
+        """For each sender among ``arrows``, its middle and the ends of a line to everyone it reached."""
+        found = []
+        for start in dict.fromkeys(arrow.start for arrow in arrows):
+            columns = [start, *(arrow.stop for arrow in arrows if arrow.start == start)]
+            found.append({"x": self.x(start), "x1": self.x(min(columns)), "x2": self.x(max(columns))})
+        return found
 
-def _hosts(recording: Recording, ladder: Ladder) -> list[tuple[str, list[int]]]:
-    """Hosts and stations for the filter, with their columns."""
+
+def _hosts(ladder: Ladder) -> list[tuple[str, list[int]]]:
+    """Hosts, switches and stations for the filter, with their columns."""
     found: dict[str, list[int]] = {}
-    for place, lane in enumerate(ladder.columns):
-        found.setdefault(recording.lanes[lane].host, []).append(place)
+    for place, column in enumerate(ladder.columns):
+        found.setdefault(column.owner, []).append(place)
     return sorted(found.items())
 
 
@@ -142,7 +155,7 @@ def _figures(recording: Recording) -> list[dict[str, str]]:
     wires = count(len(recording.wires) - hubs, "cable") + (f", {count(hubs, 'hub')}" if hubs else "")
     figures = [
         {"value": seconds(recording.end - recording.begin), "name": "duration", "tone": ""},
-        {"value": f"{len(recording.nodes):,}", "name": f"hosts and stations, {wires}", "tone": ""},
+        {"value": f"{len(recording.nodes):,}", "name": f"{_kinds(recording)}, {wires}", "tone": ""},
         {"value": f"{totals['sent']:,}", "name": f"frames sent, {octets(totals['octets'])}", "tone": ""},
         {
             "value": f"{sum(lost.values()):,}",
@@ -165,6 +178,11 @@ def _figures(recording: Recording) -> list[dict[str, str]]:
         }
     )
     return figures
+
+
+def _kinds(recording: Recording) -> str:
+    switches = any(node.kind == "switch" for node in recording.nodes)
+    return "hosts, switches and stations" if switches else "hosts and stations"
 
 
 def _links(picture: Picture) -> list[list[tuple[float, str]]]:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from iflab.net import Ifnet
 from iflab.net.mbuf import PKTHDR, Mbuf
-from iflab.wire import End, Port, Tap, Wire
+from iflab.wire import HOOK, End, Port, Tap, UnderWay, Watched, Wire
 
 from .flows import Flows, Header
 from .recording import About, Assertion, Lane, LinkState, NicCount, Node, Recording, WireCount, versions
@@ -36,6 +36,7 @@ from .series import Timeline
 from .story import Happening, Happenings, Seen, Tape
 
 if TYPE_CHECKING:
+    from iflab.faults import Struck
     from iflab.lab import Lab
 
 __all__ = ["Recorder", "ReportError"]
@@ -60,7 +61,9 @@ SNAPLEN = 192
 STATES = 4000
 """Changes of links that are kept for the picture of the topology."""
 
-_HEARD, _TRAIN, _FATE, _NOTE, _STATE, _STRUCK = range(6)
+_HEARD, _TRAIN, _FATE, _NOTE, _STATE, _STRUCK, _BECAME = range(7)
+
+ALTERED = "altered by a hook"
 
 
 class ReportError(ValueError):
@@ -70,13 +73,24 @@ class ReportError(ValueError):
 class _Place:
     """What the recorder knows of an end of a wire."""
 
-    __slots__ = ("lane", "missed", "queue", "wire")
+    __slots__ = ("end", "lane", "missed", "queue", "wire")
 
-    def __init__(self, wire: int, lane: int, queue: Any) -> None:
+    def __init__(self, end: End, wire: int, lane: int, queue: Any) -> None:
+        self.end = end
         self.wire = wire
         self.lane = lane
         self.queue = queue
         self.missed = 0
+
+
+class _Waiting(Watched):
+    """A frame whose fate is open."""
+
+    __slots__ = ("seen",)
+
+    def __init__(self, seen: Seen, copies: int) -> None:
+        super().__init__(copies)
+        self.seen = seen
 
 
 class Recorder:
@@ -118,9 +132,7 @@ class Recorder:
         self._happenings = Happenings()
         self._states: deque[LinkState] = deque(maxlen=STATES)
         self._state: dict[tuple[int, int], str] = {}
-        self._open: dict[int, list[tuple[Seen, Mbuf]]] = {}
-        self._open_count = 0
-        self._causes: dict[str, int] = {}
+        self._under_way: UnderWay[_Waiting] = UnderWay()
         self._nic_drops: dict[int, int] = {}
         self._frames = 0
         self._final: tuple[list[Node], list[NicCount], list[WireCount]] | None = None
@@ -149,16 +161,27 @@ class Recorder:
         if self.path is not None:
             self.write(self.path)
 
+    @property
+    def stopped(self) -> bool:
+        """True once ``stop`` began."""
+        return self._ending.is_set()
+
     # what the lab tells; with the lab's lock held
 
     def listen(self, wire: Wire) -> None:
         """Hear ``wire`` from now on."""
+        if self.stopped:
+            return
         self._wires[wire] = len(self._wires)
-        self._taps.append(wire.add_tap(self._heard, self._fate, train=self._heard_train, whole=True))
+        self._taps.append(
+            wire.add_tap(self._heard, self._fate, became=self._became, train=self._heard_train, whole=True)
+        )
         self._look(wire)
 
     def note(self, text: str, about: Wire | Ifnet | None = None) -> None:
         """Something happened, to ``about`` if that is given."""
+        if self.stopped:
+            return
         kind, wire, lane = "log", -1, -1
         if isinstance(about, Wire) and about in self._wires:
             wire = self._wires[about]
@@ -211,7 +234,7 @@ class Recorder:
         found = self._places.get(end)
         if found is None:
             ifp = getattr(end.port, "ifp", None)
-            found = _Place(self._wires[end.wire], self._lane(end.port), ifp.if_snd if ifp else None)
+            found = _Place(end, self._wires[end.wire], self._lane(end.port), ifp.if_snd if ifp else None)
             self._places[end] = found
         return found
 
@@ -241,10 +264,14 @@ class Recorder:
             place = self._places.get(end) or self._place(end)
             self._inbox.append((_FATE, time.monotonic(), place, port, m, cause))
 
-    def struck(self, before: Mbuf, after: Mbuf, text: str) -> None:
-        """A fault struck a frame, which may be another object now. Of those that lost it, its fate will tell."""
+    def _became(self, end: End, m: Mbuf, frames: list[Mbuf], by: str) -> None:
         if len(self._inbox) <= ENTRIES:
-            self._inbox.append((_STRUCK, time.monotonic(), before, after, text))
+            self._inbox.append((_BECAME, end, m, frames, by))
+
+    def struck(self, struck: Struck) -> None:
+        """A fault struck a frame. Of those that it lost, their fate will tell."""
+        if len(self._inbox) <= ENTRIES and struck.end is not None:
+            self._inbox.append((_STRUCK, struck.end, struck.before, str(struck)))
 
     # on the thread of its own
 
@@ -277,7 +304,10 @@ class Recorder:
             self._states.append(LinkState(when, *entry[2:]))
             return
         if kind == _STRUCK:
-            self._change(*entry[2:])
+            self._change(*entry[1:])
+            return
+        if kind == _BECAME:
+            self._replace(*entry[1:])
             return
         when -= self._began
         place: _Place = entry[2]
@@ -285,21 +315,17 @@ class Recorder:
             _, _, _, m, queue, copies = entry
             self._done += len(m)
             seen = self._see(when, place, m)
-            seen.open = copies
             there = self._timeline.at(place.lane, when - self._from)
             there.queue = max(there.queue, queue)
-            self._open.setdefault(id(m), []).append((seen, m))
-            self._open_count += 1
-            if self._open_count > UNDECIDED:
-                oldest = next(iter(self._open))
-                self._open_count -= len(self._open.pop(oldest))
+            self._under_way.add(place.end, m, _Waiting(seen, copies))
+            if self._under_way.count > UNDECIDED:
+                self._under_way.forget_first()
         elif kind == _TRAIN:
             _, _, _, frames, octets, port = entry
             self._done += octets
             lane = self._lane(port) if port is not None else -1
             for m in frames:
                 seen = self._see(when, place, m)
-                seen.open = 0
                 if lane >= 0:
                     self._arrived(seen, when, lane)
         else:
@@ -327,45 +353,38 @@ class Recorder:
         return seen
 
     def _decide(self, when: float, place: _Place, port: Port | None, m: Mbuf, cause: str) -> None:
-        waiting = self._open.get(id(m))
+        waiting = self._under_way.of(place.end, m)
+        if cause:
+            self._timeline.at(place.lane, when - self._from).lost += 1
         if waiting is None:
-            seen = self._see(when, place, m)  # a hook made it of another one
-            seen.made = True
-            seen.open = 1
-            self._tape.spoke(seen)
-        else:
-            seen = waiting[0][0]
-        lane = self._lane(port) if port is not None else -1
-        seen.open = 0 if port is None and cause else seen.open - 1
+            return  # it came too fast to be looked at, or was under way when the recording began
+        self._under_way.decided(place.end, waiting, everything=port is None and bool(cause))
+        seen, lane = waiting.seen, self._lane(port) if port is not None else -1
         if cause:
             seen.causes.append((lane, cause))
-            self._causes[cause] = self._causes.get(cause, 0) + 1
             seen.conversation.lost += 1
-            self._timeline.at(place.lane, when - self._from).lost += 1
             self._tape.spoke(seen)
         elif lane >= 0:
-            self._arrived(seen, when, lane, measured=not seen.made)
-        if waiting is not None and seen.open <= 0:
-            waiting.pop(0)
-            self._open_count -= 1
-            if not waiting:
-                del self._open[id(m)]
+            self._arrived(seen, when, lane, measured=True)
 
-    def _change(self, before: Mbuf, after: Mbuf, text: str) -> None:
-        waiting = self._open.get(id(before))
-        if waiting is None:
-            return
-        seen = waiting[0][0]
-        if not text.startswith(("lost", "delayed")):
-            seen.causes.append((-1, text))
-            cause = text.partition(":")[0]
-            self._causes[cause] = self._causes.get(cause, 0) + 1
-            self._tape.spoke(seen)
-        if after is not before:
-            waiting.pop(0)
-            if not waiting:
-                del self._open[id(before)]
-            self._open.setdefault(id(after), []).append((seen, after))
+    def _change(self, end: End, m: Mbuf, text: str) -> None:
+        """A fault struck a frame."""
+        waiting = self._under_way.of(end, m)
+        if waiting is not None and not text.startswith(("lost", "delayed")):
+            self._befell(waiting.seen, text)
+
+    def _replace(self, end: End, m: Mbuf, frames: list[Mbuf], by: str) -> None:
+        """Others go on in the place of a frame."""
+        waiting = self._under_way.became(end, m, frames)
+        if waiting is not None and by == HOOK:  # faults tell themselves what they did
+            self._befell(
+                waiting.seen, ALTERED if len(frames) == 1 else f"{ALTERED} into {len(frames)} frames"
+            )
+
+    def _befell(self, seen: Seen, text: str) -> None:
+        """Something happened to a frame that goes on."""
+        seen.changes.append(text)
+        self._tape.spoke(seen)
 
     def _arrived(self, seen: Seen, when: float, lane: int, measured: bool = False) -> None:
         if not seen.arrived:
@@ -407,7 +426,7 @@ class Recorder:
 
     def stop(self) -> None:
         """Record no more; safe to call twice. A lab does it when it closes."""
-        if self._ending.is_set():
+        if self.stopped:
             return
         self._ending.set()
         for tap in self._taps:
@@ -426,16 +445,21 @@ class Recorder:
         """The lab's own account of NICs and wires, with the lab's lock held."""
         lab = self._lab
         nodes, nics = [], []
-        for host in lab.hosts.values():
+        for owner in lab.owners():
             lanes = []
-            for ifp in host.vnet.ifnets():
+            for ifp in owner.vnet.ifnets():
                 if hasattr(ifp.if_softc, "end"):
                     lanes.append(self._lane(ifp.if_softc))
                     nics.append(NicCount.of(ifp, lanes[-1]))
-            nodes.append(Node(host.name, "host", lanes))
+            nodes.append(Node(owner.name, "switch" if owner.name in lab.switches else "host", lanes))
+        owners = {node.name: node for node in nodes}
         known = {lane for node in nodes for lane in node.lanes}
         for port, lane in self._ports.items():
-            if lane not in known:
+            if lane in known:
+                continue
+            if (node := owners.get(self._lanes[lane].host)) is not None:
+                node.lanes.append(lane)  # a NIC that is gone
+            else:
                 nodes.append(Node(port.name, "station", [lane]))
         missed: dict[int, int] = {}
         for place in self._places.values():
@@ -475,7 +499,6 @@ class Recorder:
                 happenings=list(self._happenings),
                 happenings_left_out=self._happenings.left_out,
                 states=list(self._states),
-                causes=dict(self._causes),
                 versions=versions(),
             )
 
@@ -495,9 +518,10 @@ class Recorder:
             with open(part, "w", encoding="utf-8") as file:
                 file.write(text)
             os.replace(part, target)
-        except OSError:
+        except OSError as error:
             if os.path.exists(part):
                 os.unlink(part)
+            error.filename = target
             raise
 
 

@@ -72,7 +72,7 @@ class Lane:
 
 @dataclass(slots=True)
 class Node:
-    """A host or a station, with its ports."""
+    """A ``host``, a ``switch`` or a ``station``, with its ports."""
 
     name: str
     kind: str
@@ -211,7 +211,6 @@ class Recording:
     happenings: list[Happening]
     happenings_left_out: int
     states: list[LinkState]
-    causes: dict[str, int]
     versions: dict[str, str]
 
     def outages(self) -> list[Outage]:

@@ -28,6 +28,7 @@ class Seen:
         "again",
         "arrived",
         "causes",
+        "changes",
         "conversation",
         "first_arrival",
         "head",
@@ -35,8 +36,6 @@ class Seen:
         "kept",
         "lane",
         "last_arrival",
-        "made",
-        "open",
         "relative",
         "size",
         "time",
@@ -65,14 +64,12 @@ class Seen:
         self.relative = (0, 0)
         self.again = False
         """A retransmission."""
-        self.made = False
-        """Not put on the wire by a port: a hook or a fault made it of another one."""
-        self.open = 1
-        """Copies whose fate is not known."""
         self.arrived: list[int] = []
         """The lanes that received it."""
         self.causes: list[tuple[int, str]] = []
-        """The lane that a copy was on its way to (-1: none in particular), and what befell it."""
+        """What copies of it were lost for: the lane that one was on its way to (-1: none in particular), and why."""
+        self.changes: list[str] = []
+        """What befell it besides: it goes on."""
         self.first_arrival = self.last_arrival = -1.0
         self.kept = False
         """Next to one that says something."""
@@ -82,8 +79,7 @@ class Seen:
         """True when it says something that a reader looks for."""
         return (
             self.again
-            or self.made
-            or bool(self.causes)
+            or bool(self.causes or self.changes)
             or (self.header.flags > 0 and bool(self.header.flags & (SYN | FIN | RST)))
         )
 

@@ -1,6 +1,6 @@
 """Where hosts, hubs and cables stand in the picture: networkx lays them out, this module packs and scales.
 
-Nodes are hosts, stations and hubs; a cable is an edge between two ports, a lead
+Nodes are hosts, switches, stations and hubs; a cable is an edge between two ports, a lead
 of a hub an edge from a port to the hub. The layout is the same for the same lab.
 """
 
@@ -113,8 +113,8 @@ def _graph(recording: Recording) -> nx.MultiGraph:
     return graph
 
 
-def _places(part: nx.MultiGraph) -> dict[str, tuple[float, float]]:
-    """Lay out one connected part, neighbours about 1 apart."""
+def _places(part: nx.MultiGraph, small: bool) -> dict[str, tuple[float, float]]:
+    """Lay out one connected part, neighbours about 1 apart; ``small`` ones may be anywhere round each other."""
     nodes = list(part)
     simple = nx.Graph(part)
     if len(nodes) == 1:
@@ -131,6 +131,9 @@ def _places(part: nx.MultiGraph) -> dict[str, tuple[float, float]]:
     centre = max(simple.degree(), key=lambda pair: pair[1])
     if centre[1] == len(nodes) - 1 and simple.number_of_edges() == len(nodes) - 1:  # a star: rings round it
         return _star(centre[0], [node for node in nodes if node != centre[0]])
+    if simple.number_of_edges() == len(nodes) - 1:
+        middle = max(nx.center(simple), key=simple.degree)
+        return _tree(simple, middle, None)[1] if small else _rows(simple, middle)
     if degrees[0] == degrees[-1] == 2:
         found = nx.circular_layout(simple, scale=max(1.0, len(nodes) / (2 * math.pi)))
     else:
@@ -152,6 +155,48 @@ def _star(centre: str, leaves: list[str]) -> dict[str, tuple[float, float]]:
         at += room
         ring += 1
     return places
+
+
+def _rows(graph: nx.Graph, root: str) -> dict[str, tuple[float, float]]:
+    """Lay out a tree from left to right, its leaves below each other."""
+    places: dict[str, tuple[float, float]] = {}
+    leaves = 0
+    depths = nx.single_source_shortest_path_length(graph, root)
+    for node in nx.dfs_postorder_nodes(graph, root):
+        below = [places[each][1] for each in graph[node] if depths[each] > depths[node]]
+        if below:
+            places[node] = depths[node], sum(below) / len(below)
+        else:
+            places[node] = depths[node], leaves * 0.75
+            leaves += 1
+    return places
+
+
+def _tree(graph: nx.Graph, node: str, above: str | None) -> tuple[float, dict[str, tuple[float, float]]]:
+    """Lay out a tree round ``node``, each branch in a circle of its own; return the circle's radius and the places.
+
+    What is ``above`` the node is to its left, where room is left for the way there.
+    """
+    branches = [(each, *_tree(graph, each, node)) for each in graph[node] if each != above]
+    if not branches:
+        return 0.55, {node: (0.0, 0.0)}
+    slots = [radius for _, radius, _ in branches] + ([0.55] if above is not None else [])
+    out = 1.0 + max(slots) if len(slots) > 1 else 1.2 + slots[0]
+    while sum(2 * math.asin(min(1.0, radius / out)) for radius in slots) > 2 * math.pi:
+        out *= 1.04
+    spare = (2 * math.pi - sum(2 * math.asin(min(1.0, radius / out)) for radius in slots)) / len(slots)
+    angle = (
+        math.pi + (math.asin(min(1.0, slots[-1] / out)) if above is not None else -math.pi / 2) + spare / 2
+    )
+    places = {node: (0.0, 0.0)}
+    for _, radius, theirs in branches:
+        half = math.asin(min(1.0, radius / out)) + spare / 2
+        angle += half
+        cos, sin = math.cos(angle), math.sin(angle)
+        for each, (x, y) in theirs.items():
+            places[each] = ((x + out) * cos - y * sin, (x + out) * sin + y * cos)
+        angle += half
+    return out + max(radius for _, radius, _ in branches), places
 
 
 def _scaled(places: dict[str, tuple[float, float]], graph: nx.Graph) -> dict[str, tuple[float, float]]:
@@ -178,7 +223,7 @@ def lay_out(recording: Recording) -> Picture:
     wide = max(8.0, math.sqrt(len(graph) * 2.2)) if small else 4.0
     for part in parts:
         order = [node for node in graph if node in part]
-        found = _places(graph.subgraph(part).copy()) if len(order) > 1 else {order[0]: (0.0, 0.0)}
+        found = _places(graph.subgraph(part).copy(), small) if len(order) > 1 else {order[0]: (0.0, 0.0)}
         left, top = min(x for x, _ in found.values()), min(y for _, y in found.values())
         width = max(x for x, _ in found.values()) - left + 1
         height = max(y for _, y in found.values()) - top + 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from iflab.wire.frame import dissect
 
 from .flows import Header
@@ -24,9 +26,9 @@ def octets(number: float) -> str:
 
 def seconds(value: float) -> str:
     """``12.3 ms``, ``1.24 s``: three digits."""
-    if abs(value) >= 1:
+    if abs(value) >= 0.9995:  # what would be rounded to 1000 ms
         return f"{value:.2f} s" if abs(value) < 100 else f"{value:.0f} s"
-    if abs(value) >= 0.001:
+    if abs(value) >= 0.0009995:
         return f"{value * 1e3:.3g} ms"
     return f"{value * 1e6:.0f} µs"
 
@@ -42,13 +44,16 @@ def summary(head: bytes) -> str:
     return str(packet.summary())
 
 
+_SAYS_NOTHING = ("Ether", "IP", "IPv6", "IPv6ExtHdrHopByHop", "Raw", "Padding")
+
+
 def headline(seen: Seen) -> str:
     """What the ladder says at a frame: TCP with relative numbers, all else as scapy sums it up."""
     header = seen.header
     if header.flags >= 0:
         return _tcp(seen, header)
     text = summary(seen.head)
-    parts = [part for part in text.split(" / ") if part not in ("Ether", "IP", "IPv6", "Raw", "Padding")]
+    parts = [re.sub(r" \(\d+\)$", "", part) for part in text.split(" / ") if part not in _SAYS_NOTHING]
     return " / ".join(parts) or text
 
 

@@ -7,6 +7,7 @@ Nothing of iflab is imported before a test asks for a lab.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,9 @@ __all__ = ["iflab_params", "lab"]
 
 _LAB = pytest.StashKey["_Kept"]()
 _CAPTURES = ("failed", "always", "never")
+
+LAST = 5000
+"""Events that the ladder is made of."""
 
 
 class _Kept:
@@ -36,30 +40,41 @@ class _Kept:
             folder.mkdir(parents=True, exist_ok=True)
             self.capture = lab.capture(folder / "lab.pcapng", whole=True)
         self.report = lab.report() if _can_report() else None
-        lab.on_log = lambda seconds, text: self.events.append(f"{seconds:9.3f} s  {text}")
+        self._told = lab.on_log
+        lab.on_log = self._tell
         lab.watch()
+        self.written: list[Path] = []
 
-    def write(self) -> list[Path]:
-        """Write capture, ladder and events, and return their paths."""
+    def _tell(self, seconds: float, text: str) -> None:
+        self.events.append(f"{seconds:9.3f} s  {text}")
+        if self._told is not None:  # somebody's own, by iflab_params
+            self._told(seconds, text)
+
+    def write(self, failure: str) -> list[Path]:
+        """Write capture, ladder, events and report unless that is done, and return their paths."""
         from iflab.expect import ladder
 
+        if self.written:
+            return self.written
         self.folder.mkdir(parents=True, exist_ok=True)
         found = []
         if self.capture is not None:
             self.capture.close()
             found.append(self.folder / "lab.pcapng")
         expectations = self.lab.watch()
+        history = expectations.history
         for name, text in (
-            ("ladder.txt", ladder(expectations.history.events(), expectations.began)),
+            ("ladder.txt", ladder(history.events(history.now - LAST), expectations.began)),
             ("events.txt", "".join(f"{line}\n" for line in self.events)),
         ):
             path = self.folder / name
             path.write_text(text)
             found.append(path)
         if self.report is not None:
-            self.report.about.held = False
+            self.report.about.held, self.report.about.failure = False, failure
             self.report.write(self.folder / "report.html")
             found.append(self.folder / "report.html")
+        self.written = found
         return found
 
     def drop(self) -> None:
@@ -175,9 +190,10 @@ def lab(request: pytest.FixtureRequest, iflab_params: dict[str, Any], tmp_path: 
         yield fresh
         try:
             _at_the_end(kept)
-        except BaseException:
+        except BaseException as error:
             if _LAB in request.node.stash:
-                kept.write()
+                with contextlib.suppress(OSError):  # the report of the failure tells of it
+                    kept.write(f"{type(error).__name__}: {error}")
             raise
         if _LAB in request.node.stash:
             kept.drop()
@@ -186,12 +202,10 @@ def lab(request: pytest.FixtureRequest, iflab_params: dict[str, Any], tmp_path: 
 
 def _at_the_end(kept: _Kept) -> None:
     """Every frame is accounted for, and every NIC agrees with the kernel."""
-    if kept.lab.closed:
-        return
     wrong = kept.lab.unaccounted()
     if wrong:
         pytest.fail("frames that are not accounted for:\n  " + "\n  ".join(wrong), pytrace=False)
-    if kept.check:
+    if kept.check and not kept.lab.closed:
         kept.lab.check()
 
 
@@ -204,10 +218,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if kept is None or not report.failed:
         return
     del item.stash[_LAB]
-    if kept.report is not None and call.excinfo is not None:
-        kept.report.about.failure = call.excinfo.exconly()
     try:
-        paths = kept.write() if call.when == "call" else sorted(kept.folder.iterdir())
+        paths = kept.write(call.excinfo.exconly() if call.excinfo is not None else "")
     except Exception as error:  # a full disk must not hide why the test failed
         report.sections.append(("iflab", f"nothing could be kept of the lab: {error}"))
         return

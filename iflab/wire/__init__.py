@@ -7,6 +7,7 @@
 ``Frame``      what a hook gets: octets, and a scapy packet on demand
 ``End``        one end of a wire; a port transmits through it
 ``Port``       what can be plugged in
+``UnderWay``   what became of each frame, for listeners
 =============  =====================================================
 
 The rooms above are not known here: time and the lab's lock come in as a
@@ -21,12 +22,28 @@ from .cable import Cable
 from .frame import Frame
 from .port import End, Flow, Port, WireError
 from .segment import Segment
-from .wire import Hook, Tap, Wire
+from .underway import UnderWay, Watched
+from .wire import HOOK, Hook, Tap, Wire
 
 if TYPE_CHECKING:
     from .station import Station
 
-__all__ = ["Cable", "End", "Flow", "Frame", "Hook", "Port", "Segment", "Station", "Tap", "Wire", "WireError"]
+__all__ = [
+    "HOOK",
+    "Cable",
+    "End",
+    "Flow",
+    "Frame",
+    "Hook",
+    "Port",
+    "Segment",
+    "Station",
+    "Tap",
+    "UnderWay",
+    "Watched",
+    "Wire",
+    "WireError",
+]
 
 
 def __getattr__(name: str) -> Any:

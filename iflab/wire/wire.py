@@ -31,6 +31,8 @@ from .frame import Frame, load_scapy
 from .port import End, Flow, Port, WireError
 
 __all__ = [
+    "HOOK",
+    "BecameFunction",
     "FateFunction",
     "Hook",
     "HookFunction",
@@ -47,9 +49,13 @@ HookFunction = Callable[[Frame], Any]
 TapFunction = Callable[[End, Mbuf], None]
 TrainFunction = Callable[[End, list[Mbuf]], None]
 FateFunction = Callable[[End, Port | None, Mbuf, str], None]
+BecameFunction = Callable[[End, Mbuf, list[Mbuf], str], object]
 
 _MBUF_MIN = PKTHDR + FRAME_MIN
 _MBUF_MAX = PKTHDR + FRAME_MAX
+
+HOOK = "hook"
+"""The cause of what a hook lost or changed."""
 
 HOOK_MOST = 10_000
 """A hook may make this many frames of one; one that makes more is taken to be endless."""
@@ -93,16 +99,18 @@ class Hook:
 class Tap:
     """A listener that sees every frame put on a wire and touches none; ``remove`` ends it."""
 
-    __slots__ = ("fate", "fn", "train", "whole", "wire")
+    __slots__ = ("became", "fate", "fn", "train", "whole", "wire")
 
     def __init__(
         self,
         wire: Wire,
         fn: TapFunction,
         fate: FateFunction | None,
+        became: BecameFunction | None,
         train: TrainFunction | None,
         whole: bool,
     ) -> None:
+        self.became = became
         self.train = train
         self.whole = whole
         self.wire = wire
@@ -423,6 +431,7 @@ class Wire:
         fn: TapFunction,
         fate: FateFunction | None = None,
         *,
+        became: BecameFunction | None = None,
         train: TrainFunction | None = None,
         whole: bool = False,
     ) -> Tap:
@@ -432,6 +441,10 @@ class Wire:
         that a port received (``cause`` is empty) or that was lost (the cause as in
         ``Flow.dropped``; ``port`` None: before it was on its way to anybody).
 
+        ``became(end, m, frames, by)`` hears that a hook or a fault (``by``: ``HOOK``, or the
+        fault's cause) lets ``frames`` go on in the place of one copy of ``m``; their
+        fates are told, and no more of that copy.
+
         ``train(end, frames)``, if given, is called instead of both for frames that go
         straight to the other end together.
 
@@ -439,7 +452,7 @@ class Wire:
         super-frames and begun checksums as hosts hand them to their NICs.
         """
         with self.clock.lock:
-            tap = Tap(self, fn, fate, train, whole)
+            tap = Tap(self, fn, fate, became, train, whole)
             self.taps.append(tap)
             self.rebind()
             return tap
@@ -657,6 +670,12 @@ class Wire:
         if self.taps:
             self._decided(end, port, m, cause)
 
+    def replace(self, end: End, m: Mbuf, frames: list[Mbuf], by: str) -> None:
+        """Let ``frames`` (one at least) be in flight in the place of ``m``, and tell the taps. The lock must be held."""
+        end.flow.added += len(frames) - 1
+        end.flow.in_flight += len(frames) - 1
+        self._tell_taps("became", end, m, frames, by)
+
     def _heard(self, end: End, m: Mbuf) -> None:
         for tap in tuple(self.taps):
             try:
@@ -665,13 +684,18 @@ class Wire:
                 report(_log, error, "a tap on %s failed: %r", self.name, tap.fn)
 
     def _decided(self, end: End, port: Port | None, m: Mbuf, cause: str) -> None:
+        self._tell_taps("fate", end, port, m, cause)
+
+    def _tell_taps(self, what: str, *about: Any) -> None:
+        """Call a function that taps may have, of those that have it."""
         for tap in tuple(self.taps):
-            if tap.fate is None:
+            fn = getattr(tap, what)
+            if fn is None:
                 continue
             try:
-                tap.fate(end, port, m, cause)
+                fn(*about)
             except BaseException as error:
-                report(_log, error, "a tap on %s failed: %r", self.name, tap.fate)
+                report(_log, error, "a tap on %s failed: %r", self.name, fn)
 
     def _through_hooks(
         self, hooks: list[Hook], end: End, port: Port, m: Mbuf, asked: tuple[Frame, Any] | None = None
@@ -688,10 +712,9 @@ class Wire:
                     self._hook_failed(hook, end, port, before, error)
                     continue
                 if not kept:
-                    self.lose(end, port, before, "hook")
-                elif len(kept) > 1:
-                    end.flow.added += len(kept) - 1
-                    end.flow.in_flight += len(kept) - 1
+                    self.lose(end, port, before, HOOK)
+                elif len(kept) > 1 or kept[0][1] is not before:
+                    self.replace(end, before, [after for _, after in kept], HOOK)
                 passed += kept
             passing, asked = passed, None
         return [after for _, after in passing]

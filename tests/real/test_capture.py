@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import re
 import stat
@@ -16,7 +18,9 @@ from scapy.utils import RawPcapReader
 
 import iflab.capture.capture as capture_module
 from iflab.capture import Capture
-from iflab.faults import Rate
+from iflab.drivers import TapNic
+from iflab.faults import Corrupt, Duplicate, Rate
+from iflab.net import IFF
 from tests.linux_tools import PATIENCE, eventually, need
 
 
@@ -43,9 +47,14 @@ def fields(path, *names, where=""):
     return [line.split("\t") for line in out.splitlines()]
 
 
+def blocks(path):
+    """The blocks of a pcapng file as Wireshark's dissector of such files tells them."""
+    return tshark(path, "-X", "read_format:MIME Files Format", "-V")
+
+
 def statistics(path):
     """Frames received and dropped of each interface statistics block, as Wireshark's dissector of such files reads them."""
-    out = tshark(path, "-X", "read_format:MIME Files Format", "-V")
+    out = blocks(path)
     received, dropped = (
         [int(number) for number in re.findall(rf"Number of {word} Packets: (\d+)", out)]
         for word in ("Received", "Dropped")
@@ -120,6 +129,137 @@ def test_a_lost_frame_bears_its_cause_and_events_are_comments(lab, tmp_path):
     assert any("cable0: mended" in text for text in comments)
 
 
+def lost_in(path):
+    """The causes of losses that frames of a file bear, counted."""
+    comments = (row[0] for row in fields(path, "frame.comment"))
+    return Counter(found for text in comments for found in re.findall(r"lost: ([a-z ]+), on its way", text))
+
+
+def test_a_frame_that_a_hook_changed_bears_what_became_of_it(lab, tmp_path, monkeypatch):
+    path = tmp_path / "run.pcapng"
+    monkeypatch.setattr(capture_module, "PATIENCE", 3600.0)  # what is not known is not written
+    one, other = lab.station(name="one"), lab.station(name="other")
+    cable = lab.cable(one, other)
+    cable.add_hook(
+        lambda frame: [frame.raw + b"!", frame.raw + b"?"] if frame.raw[14] == 2 else frame.raw + b"!"
+    )
+    cable.add_hook(lambda frame: frame.raw[14] != 1)
+    capture = lab.capture(path)
+    head = bytes(Ether(dst=other.mac, src=one.mac, type=0x88B5))
+    for kind in (0, 1, 2, 0):
+        one.send(head + bytes([kind]) + bytes(46))
+    eventually(lambda: path.stat().st_size > 4 * 100)
+    account = cable.account()
+    lab.close()
+
+    comments = [row[0] for row in fields(path, "frame.comment")]
+    assert comments[0] == comments[3] == "altered by a hook"
+    assert comments[1] == "altered by a hook,lost: hook, on its way to other"
+    assert comments[2] == "altered by a hook into 2 frames"
+    assert lost_in(path) == account.dropped == {"hook": 1}
+    assert capture.frames == account.sent == 4
+    assert capture.under_way == 0
+
+
+def test_every_lost_copy_of_a_frame_is_told(lab, tmp_path):
+    path = tmp_path / "run.pcapng"
+    one, other = lab.station(name="one"), lab.station(name="other")
+    cable = lab.cable(one, other)
+    cable.impair(Duplicate(1.0), Corrupt(0.5), Rate(1e6, burst=1500, frames=3), towards=other)
+    capture = lab.capture(path)
+    for _ in range(200):
+        one.send(bytes(Ether(dst=other.mac, src=one.mac, type=0x88B5)) + bytes(46))
+    eventually(lambda: cable.account().in_flight == 0)
+    account = cable.account()
+    lab.close()
+
+    assert account.added == 200
+    assert account.dropped["queue full"] > 0
+    assert lost_in(path) == account.dropped
+    assert capture.under_way == 0
+
+
+def test_a_frame_that_a_switch_sends_on_is_told_apart_from_the_one_it_got(lab, tmp_path):
+    path = tmp_path / "run.pcapng"
+    sw = lab.switch("sw", ports=2)
+    one, other = lab.station(name="one"), lab.station(name="other")
+    lab.cable(one, sw[0], name="before")
+    after = lab.cable(sw[1], other, name="after")
+    hook = after.add_hook(lambda frame: frame.raw[12:14] != b"\x88\xb5", towards=other)
+    capture = lab.capture(path)
+    for _ in range(50):
+        one.send(bytes(Ether(dst=other.mac, src=one.mac, type=0x88B5)) + bytes(46))
+    hook.remove()
+    lab.close()
+
+    rows = fields(path, "frame.interface_description", "frame.comment", where="eth.type == 0x88b5")
+    assert Counter(tuple(row) for row in rows) == {
+        ("on before", ""): 50,
+        ("on after", "lost: hook, on its way to other"): 50,
+    }
+    assert capture.under_way == 0
+
+
+def test_a_port_that_sends_the_same_frame_twice(lab, tmp_path):
+    path = tmp_path / "run.pcapng"
+
+    class Repeater(TapNic):
+        def if_start(self, ifp):
+            while (m := ifp.if_snd.dequeue()) is not None:
+                self.end.send(m)
+                self.end.send(m)
+
+    em0 = lab.host("alice").nic("em0", "192.0.2.1/24", driver=Repeater)
+    bob = lab.host("bob").nic("em0", "192.0.2.2/24")
+    cable = lab.cable(em0, bob, delay=0.02)
+    numbers = itertools.count()
+    cable.add_hook(lambda frame: next(numbers) % 2 == 1, towards=bob.if_softc)
+    capture = lab.capture(path)
+    lab.hosts["alice"].ping("192.0.2.2", count=3, timeout=0.3)
+    eventually(lambda: cable.account().in_flight == 0)
+    account = cable.account()
+    lab.close()
+
+    assert account.dropped["hook"] > 0
+    assert lost_in(path)["hook"] == account.dropped["hook"]
+    assert capture.under_way == 0
+
+
+def test_ends_that_send_nothing_are_in_the_file_and_what_their_nics_turned_away(lab, tmp_path):
+    path = tmp_path / "run.pcapng"
+    alice = lab.host("alice")
+    em0 = alice.nic("em0", "192.0.2.1/24")
+    alice.ifconfig("em0 descr 'to nobody'")
+    station = lab.station(em0, name="mute", mac="02:00:00:00:00:99")
+    capture = lab.capture(path)
+    with lab.lock:
+        em0.if_qflush()
+        em0.if_drv_flags |= IFF.OACTIVE
+        before = em0.if_snd.ifq_drops
+        for _ in range(em0.if_snd.ifq_maxlen + 7):
+            with contextlib.suppress(OSError):
+                em0.if_transmit(
+                    bytes(Ether(dst=station.mac, src=em0.lladdr.hex(":"), type=0x88B5)) + bytes(46)
+                )
+        dropped = em0.if_snd.ifq_drops - before
+        em0.if_drv_flags &= ~IFF.OACTIVE
+        em0.if_start()
+    lab.log("the end")
+    capture.close()
+
+    about = blocks(path)
+    assert dropped >= 7
+    assert f"dropped by the NIC: send queue full {dropped}" in about
+    assert "the end" in about  # an event after the last frame is not lost
+    info = subprocess.run(["capinfos", str(path)], capture_output=True, text=True, check=True).stdout
+    assert "Number of interfaces in file: 2" in info
+    assert "Name = mute" in info
+    assert "Description = on cable0: to nobody" in info
+    assert {"02:00:00:00:00:99", em0.lladdr.hex(":")} <= set(
+        re.findall(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}", about)
+    )
+
+
 def test_plain_pcap_is_read_by_scapy_and_tshark(lab, tmp_path):
     path = tmp_path / "run.pcap"
     lab.capture(path)
@@ -161,7 +301,7 @@ def test_a_full_queue_and_a_flapping_link_in_100_000_frames(lab, tmp_path):
     one, other = lab.station(name="one"), lab.station(name="other")
     cable = lab.cable(one, other)
     cable.impair(Rate(20e6, burst=1500, frames=50), towards=other)
-    lab.capture(path)
+    capture = lab.capture(path)
     frame = bytes(Ether(dst=other.mac, src=one.mac, type=0x88B5)) + bytes(46)
     for number in range(1000):
         with lab.lock:
@@ -175,9 +315,8 @@ def test_a_full_queue_and_a_flapping_link_in_100_000_frames(lab, tmp_path):
     account = cable.account()
     lab.close()
 
-    comments = [row[0] for row in fields(path, "frame.comment")]
-    lost = Counter(found for text in comments for found in re.findall(r"lost: ([a-z ]+), on its way", text))
-    assert len(comments) == account.sent == 100_000
+    lost = lost_in(path)
+    assert capture.frames == account.sent == 100_000
     assert account.dropped["queue full"] > 0
     assert account.dropped["cut"] >= 10_000
     assert lost == account.dropped
@@ -199,7 +338,7 @@ def test_what_it_cannot_hold_is_counted_in_the_file(lab, tmp_path, monkeypatch):
     assert capture.frames == 2000
     assert capture.dropped > 0
     assert rows + capture.dropped == 2000
-    assert statistics(path) == [(2000, capture.dropped)]
+    assert statistics(path) == [(2000, capture.dropped), (0, 0)]
 
 
 def test_a_full_disk_ends_the_capture_alone(lab, caplog):
@@ -212,6 +351,41 @@ def test_a_full_disk_ends_the_capture_alone(lab, caplog):
     assert "the capture /dev/full ends after" in caplog.text
     assert "No space left on device" in caplog.text
     assert cable.account().dropped == {}
+
+
+def test_what_fitted_on_a_full_disk_can_be_read(lab, tmp_path, caplog):
+    one, other = lab.station(name="one"), lab.station(name="other")
+    lab.cable(one, other)
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)], check=True)
+    try:
+        capture = lab.capture(small / "x.pcapng")
+        beside = lab.capture(tmp_path / "y.pcapng")
+        for _ in range(3000):
+            one.send(bytes(Ether(dst=other.mac, src=one.mac, type=0x88B5)) + bytes(46))
+        eventually(lambda: capture.error)
+        lab.close()
+
+        assert 100 < len(fields(small / "x.pcapng", "frame.number")) < 3000
+        assert len(fields(tmp_path / "y.pcapng", "frame.number")) == beside.frames == 3000
+        assert caplog.text.count("No space left on device") == 1
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)
+
+
+def test_very_long_words_are_cut_and_the_file_is_whole(lab, tmp_path):
+    path = tmp_path / "run.pcapng"
+    one, other = lab.station(name="one"), lab.station(name="other")
+    lab.cable(one, other)
+    long = " or ".join(["ether[14] == 0"] * 6000)
+    with lab.capture(path, filter=long) as capture:
+        lab.log("ä" * 40_000)
+        one.send(bytes(Ether(dst=other.mac, src=one.mac, type=0x88B5)) + bytes(46))
+
+    (row,) = fields(path, "frame.comment")
+    assert set(row[0].split(" s ")[1]) == {"ä"}
+    assert capture.error is None
 
 
 def test_a_folder_that_is_not_there(lab, tmp_path):
@@ -231,10 +405,9 @@ def test_a_closed_capture_leaves_no_thread_and_no_fd(lab, tmp_path):
 def test_one_nic_with_a_filter_and_a_snaplen(lab, tmp_path):
     path = tmp_path / "nic.pcapng"
     alice, bob, _ = lab.pair("192.0.2.1/24", "192.0.2.2/24")
-    capture = lab.capture(path, "alice:em0", filter="icmp", snaplen=50)
-    alice.ping("192.0.2.2", count=3)
-    bob.ping("192.0.2.1")
-    capture.close()
+    with lab.capture(path, "alice:em0", filter="icmp", snaplen=50):
+        alice.ping("192.0.2.2", count=3)
+        bob.ping("192.0.2.1")
 
     rows = fields(
         path,

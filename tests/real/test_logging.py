@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 import sys
 
@@ -35,11 +36,42 @@ def test_every_logger_is_in_the_tree_and_silent_unless_asked():
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_v_and_vv():
+SCENARIO = '''"""A cable that loses all."""
+from iflab.faults import Loss
+
+def scenario(lab):
+    alice, bob, cable = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    cable.impair(Loss(1.0))
+    assert alice.ping("192.0.2.2", timeout=0.1).received == 0
+    alice.run("true")
+'''
+
+
+def test_v_and_vv(tmp_path):
+    (tmp_path / "lossy.py").write_text(SCENARIO)
+
     def run(*words):
-        command = [sys.executable, "-c", "from iflab.cli import main; main()", *words, "run", "01"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stderr
+        command = [
+            sys.executable,
+            "-c",
+            "from iflab.cli import main; main()",
+            *words,
+            "run",
+            str(tmp_path / "lossy.py"),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stderr
 
     assert run() == ""
-    assert "INFO iflab.kernel: em0: link state changed to UP" in run("-v")
-    assert len(run("-vv").splitlines()) >= len(run("-v").splitlines())
+    told, everything = run("-v"), run("-vv")
+    assert "INFO iflab.kernel: em0: link state changed to UP" in told
+    assert "DEBUG" not in told
+    for line in (
+        "INFO iflab.kernel: em0: link state changed to UP",
+        "DEBUG iflab.net: alice: SIOCSIFFLAGS em0",
+        "is /bin/sh -c true",
+        "DEBUG iflab.linux: alice: asked the kernel for address 192.0.2.1/24",
+    ):
+        assert line in everything
+    assert re.search("DEBUG iflab.faults: cable0, alice:em0 to bob:em0, frame \\d+: lost: loss", everything)

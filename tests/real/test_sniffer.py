@@ -257,6 +257,10 @@ def test_what_cannot_be(lab, pair):
         lab.tap()
     with pytest.raises(ValueError, match="'in', 'out' or 'both'"):
         lab.tap("cable0", direction="up")
+    with pytest.raises(ValueError, match="cable0 is a wire and has no 'in'; name a NIC at one of its ends"):
+        lab.tap("cable0", direction="in")
+    with pytest.raises(ValueError, match="cable0 is a wire and has no 'out'"):
+        lab.expect("cable0", "icmp", direction="out")
     with pytest.raises(TypeError, match="neither a NIC nor a wire"):
         lab.tap(7)
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
 import re
 import shlex
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 
 import pytest
 from scapy.utils import PcapNgReader
 
+from iflab import Lab
 from iflab.faults import Corrupt, Loss
 from tests.linux_tools import eventually, link, need
 
@@ -142,8 +148,9 @@ def test_top_shows_counters_and_causes(lab, pair, chatter):
 
 def test_top_counts_faults_by_cause(lab, pair):
     alice, _, cable = pair
+    assert alice.ping("192.0.2.2").received == 1  # a lost ARP request would keep all pings back for a second
     cable.impair(Loss(0.5), Corrupt(0.5, within=(42, 90)))
-    alice.ping("192.0.2.2", count=30, interval=0.001, timeout=0.05)
+    alice.ping("192.0.2.2", count=100, interval=0.001, timeout=0.05)
 
     wire = json.loads(iflab("top", lab.name, "-n", "1", "--json").stdout)["wires"]["cable0"]
 
@@ -151,23 +158,96 @@ def test_top_counts_faults_by_cause(lab, pair):
     assert wire["faults"]["corrupt"] > 0
 
 
-def test_top_on_a_terminal_is_live(lab, pair, chatter):
-    import pty
+def test_ports_of_a_switch_are_places_like_any_other(lab):
+    sw = lab.switch("sw", ports=2)
+    lab.cable(lab.host("alice").nic("em0", "192.0.2.1/24"), sw[0])
+    lab.cable(lab.host("bob").nic("em0", "192.0.2.2/24"), sw[1])
+    lab.wait_ready()
+    with lab.tap("sw:p1", filter="icmp", direction="out") as sniffer:
+        assert lab.hosts["alice"].ping("192.0.2.2", count=2).received == 2
+        assert len(sniffer.packets()) == 2
 
+    nics = json.loads(iflab("top", lab.name, "-n", "1", "--json").stdout)["nics"]
+    shown = iflab("ps").stdout
+
+    assert nics["sw:p1"]["out_frames"] >= 2
+    assert re.search(rf"{lab.name} +{os.getpid()} +sw +p1 +up", shown)
+    assert re.search(rf"{lab.name} +{os.getpid()} +cable1 +bob:em0 sw:p1", shown)
+
+
+def test_two_labs_of_one_process_and_one_name_for_each(lab, pair):
+    with Lab() as second:
+        second.host("carol").nic("em0")
+        pid = os.getpid()
+        both = iflab("top", str(pid), "-n", "1")
+        one = iflab("top", f"{second.name}.{pid}", "-n", "1")
+        listed = iflab("extcap", "--extcap-interfaces").stdout
+
+    assert both.returncode == 2
+    assert f"{lab.name}.{pid}, {second.name}.{pid}" in both.stderr
+    assert "carol:em0" in one.stdout
+    assert "alice:em0" not in one.stdout
+    values = re.findall(r"\{value=(.*?)\}", listed)
+    assert len(values) == len(set(values))
+    assert {f"iflab@{lab.name}.{pid}@all", f"iflab@{second.name}.{pid}@carol:em0"} <= set(values)
+
+
+def test_a_full_disk_ends_the_sniffing_with_a_line(lab, chatter):
+    done = iflab("sniff", lab.name, "cable0", "-w", "/dev/full")
+
+    assert (done.returncode, done.stderr) == (2, "iflab: /dev/full: No space left on device\n")
+    eventually(lambda: not lab.wires["cable0"].taps)
+
+
+def on_a_terminal(words, columns=80, lines=24):
+    """What a command prints on a terminal of that size, its control sequences left out."""
     main, side = pty.openpty()
-    ours = subprocess.Popen([*IFLAB, "top", lab.name, "-n", "3", "-i", "0.2"], stdout=side, stderr=side)
+    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+    ours = subprocess.Popen([*IFLAB, *words], stdout=side, stderr=side, env={**os.environ, "TERM": "xterm"})
     os.close(side)
     shown = b""
-    while True:
-        try:
-            shown += os.read(main, 65536)
-        except OSError:
-            break
+    with contextlib.suppress(OSError):
+        while part := os.read(main, 65536):
+            shown += part
     os.close(main)
-
     assert ours.wait(20) == 0
-    assert shown.count(b"alice:em0") >= 3
-    assert b"cable0" in shown
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+
+
+def test_top_on_a_terminal_is_live_and_fits(lab, pair, chatter):
+    shown = on_a_terminal(["top", lab.name, "-n", "3", "-i", "0.2"])
+
+    assert shown.count("alice:em0") >= 3
+    assert "…" not in shown
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    assert re.search(r"cable0 +2/2 +\d+ +\d+\.\d{3} +\d+ +\d+ +\d+", shown)
+
+
+def test_top_of_a_large_lab_shows_the_busiest(lab):
+    with lab.building():
+        nics = [lab.host(f"h{n}").nic("em0", f"10.0.0.{n + 1}/24") for n in range(30)]
+        for n in range(0, 30, 2):
+            lab.cable(nics[n], nics[n + 1], f"c{n}")
+    lab.hosts["h28"].run(["ip", "addr", "add", "192.0.2.1/24", "dev", "em0"], check=True)
+    lab.hosts["h29"].run(["ip", "addr", "add", "192.0.2.2/24", "dev", "em0"], check=True)
+    over = threading.Event()
+    thread = threading.Thread(
+        target=lambda: [
+            lab.hosts["h28"].ping("192.0.2.2", count=20, interval=0.01) for _ in iter(over.is_set, True)
+        ]
+    )
+    thread.start()
+    try:
+        shown = on_a_terminal(["top", lab.name, "-n", "3", "-i", "1"])
+    finally:
+        over.set()
+        thread.join()
+
+    last = shown[shown.rindex("NIC ") :]
+    assert "h28:em0" in last
+    assert "c28" in last
+    assert len(re.findall(r"and \d+ that are less busy", last)) == 2
+    assert len(last.splitlines()) <= 24
 
 
 def test_cut_and_mend(lab, pair):
@@ -226,7 +306,7 @@ def test_wireshark_lists_the_nics_and_captures_on_them(lab, chatter, tmp_path):
             ["unshare", "-m", "sh", "-c", command], capture_output=True, text=True, timeout=60
         )
 
-    place = f"iflab-{os.getpid()}-alice:em0"
+    place = f"iflab@{lab.name}.{os.getpid()}@alice:em0"
     listed = tshark("-D").stdout
     done = tshark(
         "-n", "-i", place, "-f", "icmp[icmptype] == icmp-echo", "-c", "3", "-T", "fields", "-e", "icmp.type"

@@ -128,7 +128,7 @@ def test_passes(lab, pair, tmp_path):
     done.assert_outcomes(failed=1, passed=1)
     out = done.stdout.str()
     assert "seed 77 (--iflab-seed=77)" in out
-    paths = {Path(name).name: Path(name) for name in re.findall(r"^(\S+/iflab/\S+)$", out, re.M)}
+    paths = kept(out)
     assert set(paths) == {"lab.pcapng", "ladder.txt", "events.txt", "report.html"}
     ladder = paths["ladder.txt"].read_text()
     assert re.search(r"\|-+>\|  Ether / IP / ICMP 192.0.2.1 > 192.0.2.2 echo-request", ladder)
@@ -141,6 +141,58 @@ def test_passes(lab, pair, tmp_path):
     assert len(read.stdout.splitlines()) == 2
     (folder,) = re.findall(r"^FOLDER (\S+)$", out, re.M)
     assert not (Path(folder) / "iflab").exists()
+
+
+def kept(out):
+    """What a failure says that it left, by name."""
+    return {Path(name).name: Path(name) for name in re.findall(r"^(\S+/iflab/\S+)$", out, re.M)}
+
+
+def test_a_fixture_that_fails_leaves_the_same(pytester):
+    done = run(
+        pytester,
+        """
+@pytest.fixture
+def ready(lab, pair):
+    pair[0].ping("192.0.2.2")
+    lab.wait_ready(timeout=0.1, listening={pair[1]: ["udp/67"]})
+
+@pytest.mark.iflab(capture="never")
+def test_never(ready):
+    pass
+
+def test_it(ready):
+    pass
+""",
+        "-p",
+        "no:randomly",
+    )
+    done.assert_outcomes(errors=2)
+    out = done.stdout.str()
+    assert "bob: nobody listens on udp/67" in out
+    assert "nothing could be kept" not in out
+    paths = kept(out)
+    assert set(paths) == {"lab.pcapng", "ladder.txt", "events.txt", "report.html"}
+    assert "echo-request" in paths["ladder.txt"].read_text()
+    assert "nobody listens on udp/67" in paths["report.html"].read_text()
+
+
+def test_somebodys_own_log_goes_on(pytester):
+    done = run(
+        pytester,
+        """
+told = []
+
+@pytest.fixture
+def iflab_params(iflab_params):
+    return {**iflab_params, "on_log": lambda seconds, text: told.append(text)}
+
+def test_it(lab, pair):
+    pair[2].cut()
+    assert "cable0: cut" in told
+""",
+    )
+    done.assert_outcomes(passed=1)
 
 
 def test_an_account_that_does_not_hold_fails_the_test(pytester):
@@ -162,7 +214,9 @@ def test_drift_is_fine(lab, pair):
     )
     done.assert_outcomes(passed=3, errors=2)
     done.stdout.fnmatch_lines(["*frames that are not accounted for:*", "*cable0: Flow(sent=*"])
-    assert "alice:em0: mtu" in done.stdout.str()
+    out = done.stdout.str()
+    assert "alice:em0: mtu" in out
+    assert "alice:em0: mtu" in kept(out)["report.html"].read_text()  # of the last one that failed
 
 
 def test_markers_options_and_params(pytester):
@@ -226,6 +280,10 @@ def test_readiness(pytester):
         """
 from iflab import LabError
 
+def asks(host):
+    # hosts of a lab do not ask whether an address is free
+    host.run("sysctl -qw net.ipv6.conf.em0.accept_dad=1 net.ipv6.conf.em0.dad_transmits=1", check=True)
+
 def test_ready(lab, pair):
     alice, bob, cable = pair
     bob.popen("sleep 0.3; exec python3 -m http.server 80", listens="tcp/80", stderr=-3, stdout=-3)
@@ -243,12 +301,49 @@ def test_dead(lab, pair):
     with pytest.raises(LabError, match="bob: .* ended with status 3, and was to listen on udp/67"):
         lab.wait_ready()
 
+def test_an_address_that_is_taken(lab, pair):
+    alice, bob, cable = pair
+    alice.run("ip addr add 2001:db8::1/64 dev em0 nodad", check=True)
+    asks(bob)
+    bob.run("ip addr add 2001:db8::1/64 dev em0", check=True)
+    with pytest.raises(LabError, match="bob:em0 2001:db8::1 is somebody else's, too"):
+        lab.wait_ready(timeout=20)
+
+def test_an_address_that_is_tried(lab, pair):
+    asks(pair[0])
+    pair[0].run("ip addr add 2001:db8::7/64 dev em0", check=True)
+    with pytest.raises(TimeoutError, match="not ready after 0.01 s: alice:em0 2001:db8::7 is tentative"):
+        lab.wait_ready(timeout=0.01)
+    lab.wait_ready(timeout=20)
+
 def test_no_port(lab, pair):
     with pytest.raises(LabError, match="'67' is no port; write tcp/80 or udp/67"):
         pair[0].popen("true", listens="67")
 """,
     )
-    done.assert_outcomes(passed=4)
+    done.assert_outcomes(passed=6)
+
+
+def test_a_slow_machine_waits_longer(pytester):
+    done = run(
+        pytester,
+        """
+import time
+from iflab import ExpectationError
+
+def test_it(lab, pair):
+    began = time.monotonic()
+    with pytest.raises(TimeoutError, match="not ready after 0.4 s"):
+        lab.wait_ready(timeout=0.1, listening={pair[1]: ["udp/67"]})
+    assert time.monotonic() - began >= 0.4
+    began = time.monotonic()
+    with pytest.raises(ExpectationError, match="within 0.4 s"):
+        lab.expect("cable0", "udp port 9", within=0.1)
+    assert time.monotonic() - began >= 0.4
+""",
+        "--iflab-slow=4",
+    )
+    done.assert_outcomes(passed=1)
 
 
 def test_without_a_lab_nothing_is_imported(pytester):

@@ -1,0 +1,107 @@
+"""How expectations explain themselves: the nearest miss, and the ladder as text. No lab is needed."""
+
+from __future__ import annotations
+
+import pytest
+from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Dot1Q, Ether
+
+from iflab.expect import Event, Pattern, ladder
+
+ECHO = bytes(
+    Ether(dst="02:00:00:00:00:02", src="02:00:00:00:00:01") / IP(src="192.0.2.1", dst="192.0.2.2") / ICMP()
+)
+HTTP = bytes(Ether() / IP(src="192.0.2.1", dst="192.0.2.2") / TCP(sport=40000, dport=80, flags="S"))
+TUNNEL = bytes(
+    Ether() / IP(src="198.51.100.1", dst="198.51.100.2") / IP(src="192.0.2.1", dst="192.0.2.2") / UDP()
+)
+QINQ = bytes(Ether() / Dot1Q(vlan=10) / Dot1Q(vlan=20) / IP(src="192.0.2.1", dst="192.0.2.2") / UDP())
+SIX = bytes(Ether() / IPv6(src="2001:db8::1", dst="2001:db8::2") / UDP(dport=53))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "octets"),
+    [
+        (IP(dst="192.0.2.2") / ICMP(type="echo-request"), ECHO),
+        (Ether(dst="02:00:00:00:00:02") / ICMP(), ECHO),
+        (TCP(flags="S", dport="http"), HTTP),
+        (TCP(dport=(1, 1024), sport=[39999, 40000]), HTTP),
+        (IP(dst="192.0.2.0/24"), HTTP),
+        (IP(dst=["192.0.2.9", "192.0.2.2"]), HTTP),
+        (IPv6(dst="2001:db8::/64") / UDP(dport="domain"), SIX),
+        (IP(src="192.0.2.1") / UDP(), TUNNEL),
+        (IP(src="198.51.100.1") / IP(dst="192.0.2.2"), TUNNEL),
+        (Dot1Q(vlan=20) / IP(), QINQ),
+    ],
+)
+def test_patterns_that_fit(pattern, octets):
+    assert Pattern(pattern).matches(octets)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "octets", "wrong"),
+    [
+        (IP(dst="192.0.2.9", ttl=64) / ICMP(), ECHO, ["IP.dst is 192.0.2.2, wanted 192.0.2.9"]),
+        (TCP(flags="SA"), HTTP, ["TCP.flags is S, wanted SA"]),
+        (TCP(dport=(81, 1024)), HTTP, ["TCP.dport is http, wanted (81, 1024)"]),
+        (IP(dst="198.51.100.0/24"), HTTP, ['IP.dst is 192.0.2.2, wanted Net("198.51.100.0/24")']),
+        (IP(src="192.0.2.1", dst="192.0.2.3") / UDP(), TUNNEL, ["IP.dst is 192.0.2.2, wanted 192.0.2.3"]),
+        (Dot1Q(vlan=20) / Dot1Q(vlan=10), QINQ, ["no Dot1Q"]),
+        (IP() / ICMP(), HTTP, ["no ICMP"]),
+    ],
+)
+def test_patterns_that_do_not_say_what_is_wrong(pattern, octets, wrong):
+    assert not Pattern(pattern).matches(octets)
+    assert Pattern(pattern).miss(octets)[1] == wrong
+
+
+def test_the_nearer_one_is_nearer():
+    pattern = Pattern(IP(src="192.0.2.1", dst="192.0.2.2") / UDP(dport=53))
+    assert pattern.miss(TUNNEL)[0] > pattern.miss(ECHO)[0] > pattern.miss(SIX)[0]
+
+
+def story(*told):
+    """Events out of their kind, source, destination, octets, and cause or what goes on."""
+    return [
+        Event(number, number / 1000, kind, "hub", src, dst, octets, cause, tuple(others))
+        for number, (kind, src, dst, octets, cause, *others) in enumerate(told)
+    ]
+
+
+def test_a_ladder_shows_every_receiver_and_every_loss():
+    other = ECHO[:-1] + b"!"
+    lines = ladder(
+        story(
+            ("sent", "a", "", ECHO, ""),
+            ("got", "a", "b", ECHO, ""),
+            ("lost", "a", "c", ECHO, "cut"),
+            ("sent", "c", "", HTTP, ""),
+            ("became", "c", "", HTTP, "hook", other),
+            ("got", "c", "a", other, ""),
+            ("sent", "b", "", SIX, ""),
+            ("lost", "b", "", SIX, "too long"),
+            ("sent", "b", "", ECHO, ""),
+        ),
+        0.0,
+    ).splitlines()
+
+    assert lines[0].split() == ["a", "b", "c"]
+    assert lines[1].startswith(" 0.000000  |")
+    assert lines[1].endswith("echo-request 0  [lost: cut]")
+    drawn = lines[1][11:]
+    assert drawn[25] == ">"
+    assert "X" in drawn[:52]
+    assert drawn.count("X") == 1
+    assert lines[2][12] == "<"
+    assert lines[2].endswith("[changed by hook]")
+    assert "-" not in lines[3].split("  Ether")[0]
+    assert lines[3].endswith("[lost: too long]")
+    assert lines[4].endswith("[in flight]")
+
+
+def test_a_ladder_keeps_the_last_frames():
+    told = [each for _ in range(50) for each in (("sent", "a", "", ECHO, ""), ("got", "a", "b", ECHO, ""))]
+    assert len(ladder(story(*told), 0.0, most=10).splitlines()) == 11
+    assert "in flight" not in ladder(story(*told), 0.0, most=10)
+    assert ladder([], 0.0) == "\n"
