@@ -223,15 +223,17 @@ def test_a_vnet_sends_home_only_what_it_borrowed():
         vnet.kernel.vnet_destroy(vnet)
 
 
-def test_what_is_dead_joins_no_group():
-    _, ifp, _ = ethernet()
+def test_a_group_joined_after_the_detach_is_left_with_the_last_reference():
+    vnet, ifp, _ = ethernet()
     ifp.if_ref()
     ifp.if_detach()
-    refused(errno.ENXIO, ifp.if_addgroup, "lab")
+    ifp.if_addgroup("lab")
+    assert vnet.groups["lab"].ifg_members == [ifp]
     refused(errno.ENXIO, ifp.link_sockaddr)
     assert ifp.lladdr == b""
     ifp.if_free()
     ifp.if_rele()
+    assert "lab" not in vnet.groups
 
 
 @pytest.mark.parametrize("length", [-1, 15])
