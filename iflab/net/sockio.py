@@ -66,9 +66,24 @@ class UserBuffer:
             raise refuse(errno.EFAULT, "the buffer is not readable and writable for the caller")
 
 
+_KINDS: dict[Any, str] = {
+    int: "a number,",
+    str: "a name,",
+    Sockaddr: "a Sockaddr, which as_sockaddr() makes of a text,",
+}
+
+
+def _check(request: Any, kind: Any, *names: str) -> None:
+    """Refuse a field of the wrong type before anything is done with it. Raises ``TypeError``, naming the field."""
+    for name in names:
+        value = getattr(request, name)
+        if not (isinstance(value, kind) or (value is None and kind is Sockaddr)):
+            raise TypeError(f"{name} takes {_KINDS[kind]} not {value!r}")
+
+
 @dataclass(slots=True)
 class Ifreq:
-    """An interface request (``struct ifreq``)."""
+    """An interface request (``struct ifreq``). Raises ``TypeError`` for a field of the wrong type, as those below do."""
 
     ifr_name: str = ""
     ifr_flags: int = 0
@@ -88,6 +103,12 @@ class Ifreq:
     ifr_data: Any = None
     """A buffer or record of the command's own."""
 
+    def __post_init__(self) -> None:
+        _check(self, str, "ifr_name")
+        _check(self, int, "ifr_flags", "ifr_index", "ifr_metric", "ifr_mtu", "ifr_phys", "ifr_fib")
+        _check(self, int, "ifr_reqcap", "ifr_curcap", "ifr_jid")
+        _check(self, Sockaddr, "ifr_addr")
+
 
 @dataclass(slots=True)
 class Ifaliasreq:
@@ -98,6 +119,11 @@ class Ifaliasreq:
     ifra_broadaddr: Sockaddr | None = None
     ifra_mask: Sockaddr | None = None
     ifra_vhid: int = 0
+
+    def __post_init__(self) -> None:
+        _check(self, str, "ifra_name")
+        _check(self, int, "ifra_vhid")
+        _check(self, Sockaddr, "ifra_addr", "ifra_broadaddr", "ifra_mask")
 
     @property
     def ifr_name(self) -> str:
@@ -113,6 +139,10 @@ class Ifgroupreq:
     ifgr_group: str = ""
     ifgr_len: int = 0
     ifgr_groups: UserBuffer = field(default_factory=UserBuffer)
+
+    def __post_init__(self) -> None:
+        _check(self, str, "ifgr_name", "ifgr_group")
+        _check(self, int, "ifgr_len")
 
     @property
     def ifr_name(self) -> str:

@@ -15,6 +15,7 @@ from iflab.net import (
     AddressFamily,
     Domain,
     Driver,
+    Ifaliasreq,
     Ifgroupreq,
     Ifreq,
     Kernel,
@@ -370,3 +371,26 @@ def test_a_super_frame_that_cannot_be_cut_is_refused(m, text):
 
 def test_a_queue_of_its_own_has_no_regulator_of_a_kernel():
     refused(errno.ENXIO, Ifqueue(2).tbr_set, object())
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: Ifreq("em0", ifr_mtu="1400"), "ifr_mtu takes a number, not '1400'"),
+        (lambda: Ifreq(5), "ifr_name takes a name, not 5"),
+        (
+            lambda: Ifreq("em0", ifr_addr="192.0.2.1"),
+            "ifr_addr takes a Sockaddr, which as_sockaddr() makes of a text, not '192.0.2.1'",
+        ),
+        (lambda: Ifgroupreq("em0", None), "ifgr_group takes a name, not None"),
+        (lambda: Ifgroupreq("em0", "lab", "16"), "ifgr_len takes a number, not '16'"),
+        (
+            lambda: Ifaliasreq("em0", ifra_mask=24),
+            "ifra_mask takes a Sockaddr, which as_sockaddr() makes of a text, not 24",
+        ),
+    ],
+)
+def test_a_field_of_the_wrong_type_is_named_before_anything_is_done(make, text):
+    with pytest.raises(TypeError) as caught:
+        make()
+    assert str(caught.value) == text
