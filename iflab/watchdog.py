@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from types import CodeType, FrameType
 from typing import Protocol
 
+from iflab.net.giant import Giant
+
 __all__ = ["PATIENCE", "Blockage", "Watchdog"]
 
 _log = logging.getLogger("iflab.watchdog")
@@ -43,7 +45,7 @@ _OWNER = re.compile(r"owner=(\d+)")
 class _Bell(Protocol):
     """What the watchdog needs of the engine."""
 
-    lock: threading.RLock
+    lock: Giant
 
     def call_soon(self, fn: Callable[[], None]) -> None:
         """Run ``fn`` with the lock held."""

@@ -61,8 +61,9 @@ def _mininet(count: int) -> tuple[float, float]:
 def _mininet_or_why() -> str:
     if os.geteuid() != 0:
         return "Mininet needs root"
-    if shutil.which("mnexec") is None or not os.path.exists(_PYTHON):
-        return "Mininet (apt install mininet bridge-utils)"
+    needs = {"mnexec": "mininet", "brctl": "bridge-utils", "ifconfig": "net-tools", _PYTHON: "python3"}
+    if missing := [package for program, package in needs.items() if shutil.which(program) is None]:
+        return f"Mininet with a Linux bridge (apt install {' '.join(missing)})"
     try:
         _mininet(2)
     except Missing as error:

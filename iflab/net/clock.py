@@ -7,10 +7,11 @@ test holds in its hand: nothing happens until it is told that time has passed.
 from __future__ import annotations
 
 import heapq
-import threading
 from collections.abc import Callable
 from itertools import count
 from typing import Protocol
+
+from .giant import Giant
 
 __all__ = ["Clock", "ManualClock", "Timer"]
 
@@ -25,7 +26,7 @@ class Timer(Protocol):
 class Clock(Protocol):
     """Monotonic time and calls at a time."""
 
-    lock: threading.RLock
+    lock: Giant
     """The lab's one lock; held while a due call runs."""
 
     def now(self) -> float:
@@ -49,7 +50,7 @@ class ManualClock:
     """A clock that stands still until ``advance`` is called."""
 
     def __init__(self, start: float = 0.0) -> None:
-        self.lock = threading.RLock()
+        self.lock = Giant()
         self._now = start
         self._due: list[tuple[float, int, _ManualTimer]] = []
         self._order = count()

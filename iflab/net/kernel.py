@@ -6,7 +6,6 @@ nothing global besides: two kernels in one process know nothing of each other.
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from .clone import Cloners
 from .console import Console
 from .errors import KernelPanic
 from .events import EventHandlers
+from .giant import Giant
 from .group import if_freegroups
 from .hooks import Hooks
 from .priv import Prison, Priv, Thread
@@ -50,8 +50,8 @@ class Kernel:
     under it, and whoever calls the hot path holds it.
     """
 
-    def __init__(self, giant: threading.RLock | None = None) -> None:
-        self.giant = giant or threading.RLock()
+    def __init__(self, giant: Giant | None = None) -> None:
+        self.giant = giant or Giant()
         self.taskqueue_swi = TaskQueue()
         self.events = EventHandlers()
         self.rtsock = RoutingSocket()

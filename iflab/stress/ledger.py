@@ -28,10 +28,9 @@ from iflab.drivers import TapNic
 from iflab.wire import Cable, End, Port, Wire
 
 if TYPE_CHECKING:
-    import threading
-
     from iflab.linux import Netns
     from iflab.net import Mbuf
+    from iflab.net.giant import Giant
 
 __all__ = ["Entry", "Ledger", "kernel_counts"]
 
@@ -63,7 +62,7 @@ class Entry:
 class Ledger:
     """Must be told of every plug, through ``plug`` and ``unplug``, and of every frame that is injected."""
 
-    def __init__(self, lock: threading.RLock) -> None:
+    def __init__(self, lock: Giant) -> None:
         self.lock = lock
         self.entries: dict[Port, Entry] = {}
         self.totals: Counter[str] = Counter()
