@@ -17,6 +17,7 @@ from .console import Console
 from .errors import KernelPanic
 from .events import EventHandlers
 from .giant import Giant
+from .group import if_freegroups
 from .hooks import Hooks
 from .priv import Prison, Priv, Thread
 from .rtsock import Devctl, RoutingSocket
@@ -83,12 +84,16 @@ class Kernel:
             return vnet
 
     def vnet_destroy(self, vnet: Vnet) -> None:
-        """Send borrowed interfaces home, then let the vnet go; panics while one of its own is left (384-395)."""
+        """Send borrowed interfaces home, then let the vnet go; panics while one of its own is attached (384-395)."""
         with self.giant:
             for ifp in vnet.ifnets():
                 home = ifp.if_home_vnet
                 if home is not None and home is not vnet:
                     ifp.if_vmove(home)
+            for group in tuple(vnet.groups.values()):
+                for ifp in tuple(group.ifg_members):
+                    if not vnet.lists(ifp):
+                        if_freegroups(ifp)  # joined after its detach, never freed
             vnet.vnet_if_uninit()
             self.vnets.remove(vnet)
 
