@@ -108,7 +108,9 @@ def test_faults_of_cables_are_marked_where_they_struck(lab, tmp_path):
     path = tmp_path / "faulty.html"
     with lab.report(path) as recording:
         alice, bob, cable = lab.pair("192.0.2.1/24", "192.0.2.2/24")
-        assert alice.ping("192.0.2.2").received == 1  # a lost ARP request would keep all pings back for a second
+        assert (
+            alice.ping("192.0.2.2").received == 1
+        )  # a lost ARP request would keep all pings back for a second
         cable.impair(Loss(0.3), Corrupt(0.3, within=(34, 90)), towards=bob.nics["em0"].if_softc)
         alice.ping("192.0.2.2", count=80, interval=0.002, timeout=0.2)
         recording.check("bob was pinged", True)
