@@ -18,8 +18,7 @@ class CommandError(ValueError):
 
 def bits_text(value: int, names: Sequence[tuple[int, str]]) -> str:
     """A word of flags as ``8843<UP,BROADCAST,RUNNING>``: in hexadecimal, then the names of the bits that have one."""
-    set_ = [name for bit, name in names if value & bit]
-    return f"{value:x}" + (f"<{','.join(set_)}>" if set_ else "")
+    return f"{value:x}<{','.join(name for bit, name in names if value & bit)}>"
 
 
 def reason(error: OSError) -> str:

@@ -10,14 +10,24 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from iflab.drivers.bridge import IFBIF, Bridge, Ifbreq, Member
-from iflab.drivers.carp import Carpreq, State
+from iflab.drivers.carp import Address, Carpreq, State
+from iflab.drivers.lacp import Info, PortState
 from iflab.drivers.lagg import Lagg, Laggreq
 from iflab.drivers.vlan import Vlan, Vlanreq
 from iflab.net import Ifnet, Thread, Vnet
 
-from .command import CommandError, bits_text
+from .command import CommandError, bits_text, number
 
-__all__ = ["DEVICE_PARAMETERS", "Run", "device_lines", "finish_devices"]
+__all__ = [
+    "CLONE_WORDS",
+    "DEVICE_PARAMETERS",
+    "Run",
+    "carp_addresses",
+    "clone_params",
+    "finish_devices",
+    "lower_lines",
+    "upper_lines",
+]
 
 
 class Run(Protocol):
@@ -40,8 +50,8 @@ class Run(Protocol):
 Action = Callable[..., None]
 
 
-def _bounded(run: Run, text: str, what: str, least: int, most: int) -> int:
-    value = run.number(text, what)
+def _bounded(text: str, what: str, least: int, most: int) -> int:
+    value: int = number("ifconfig", text, what)
     if not least <= value <= most:
         raise CommandError(f"ifconfig: {what}: {least} to {most}, not {text}")
     return value
@@ -52,8 +62,18 @@ def _bounded(run: Run, text: str, what: str, least: int, most: int) -> int:
 _PROTOCOLS = {"802.1q": 0x8100, "802.1ad": 0x88A8}
 
 
+def _tag(text: str) -> int:
+    return _bounded(text, "vlan", 1, 4094)
+
+
+def _vlan_protocol(name: str) -> int:
+    if name.lower() not in _PROTOCOLS:
+        raise CommandError(f"ifconfig: a vlanproto is 802.1q or 802.1ad, not {name!r}")
+    return _PROTOCOLS[name.lower()]
+
+
 def _vlan_tag(run: Run, word: str, tag: str) -> None:
-    run.pending["vlan"] = _bounded(run, tag, "vlan", 1, 4094)
+    run.pending["vlan"] = _tag(tag)
 
 
 def _vlan_dev(run: Run, word: str, parent: str) -> None:
@@ -61,19 +81,36 @@ def _vlan_dev(run: Run, word: str, parent: str) -> None:
 
 
 def _vlan_proto(run: Run, word: str, name: str) -> None:
-    if name.lower() not in _PROTOCOLS:
-        raise CommandError(f"ifconfig: a vlanproto is 802.1q or 802.1ad, not {name!r}")
-    run.pending["vlanproto"] = _PROTOCOLS[name.lower()]
+    run.pending["vlanproto"] = _vlan_protocol(name)
 
 
 def _vlan_pcp(run: Run, word: str, pcp: str) -> None:
-    value = _bounded(run, pcp, "vlanpcp", 0, 7)
+    value = _bounded(pcp, "vlanpcp", 0, 7)
     _finish_vlan(run)
     run.ioctl("SIOCSVLANPCP", "SIOCSVLANPCP", ifr_data=value)
 
 
 def _vlan_leave(run: Run, word: str, *parent: str) -> None:
     run.ioctl("SIOCSETVLAN", "SIOCSETVLAN", ifr_data=Vlanreq())
+
+
+CLONE_WORDS = frozenset({"vlan", "vlandev", "vlanproto"})
+"""Parameters that describe a device before it is made; a wrong one makes none."""
+
+
+def clone_params(name: str, words: dict[str, str], left: list[str]) -> tuple[Any, list[str]]:
+    """What the device ``name`` is made with, of its ``CLONE_WORDS``, and what is to be done afterwards.
+
+    Raises ``CommandError``.
+    """
+    if not words or name.rstrip("0123456789") != "vlan":
+        return None, [word for pair in words.items() for word in pair] + left
+    if "vlan" not in words:
+        raise CommandError("ifconfig: must specify a tag for vlan create")
+    if "vlandev" not in words:
+        raise CommandError("ifconfig: must specify a parent device for vlan create")
+    proto = _vlan_protocol(words.get("vlanproto", "802.1q"))
+    return Vlanreq(words["vlandev"], _tag(words["vlan"]), proto), left
 
 
 def _finish_vlan(run: Run) -> None:
@@ -122,6 +159,9 @@ _MEMBER_FLAG_NAMES = (
     (IFBIF.AUTOPTP, "AUTOPTP"),
     (IFBIF.PRIVATE, "PRIVATE"),
 )
+
+
+_ADDRESS_FLAGS = {"dynamic": "0<>", "static": "1<STATIC>", "sticky": "2<STICKY>"}
 
 
 def _bridge(run: Run, cmd: str, what: str, *args: Any, **fields: Any) -> Any:
@@ -197,33 +237,44 @@ def _bridge_addresses(run: Run, word: str) -> None:
     for entry in entries:
         left = max(0, int(entry.heard + bridge.fdb.timeout - bridge.maker.clock.now()))
         left *= entry.kind == "dynamic"
-        flags = {"dynamic": "DYNAMIC", "static": "STATIC", "sticky": "STICKY"}[entry.kind]
-        bits = {"dynamic": 0, "static": 1, "sticky": 2}[entry.kind]
         run.out.append(
-            f"{entry.mac.hex(':')} Vlan{entry.vlan} {entry.member.name} {left} flags={bits}<{flags}>"
+            f"{entry.mac.hex(':')} Vlan{entry.vlan} {entry.member.name} {left} "
+            f"flags={_ADDRESS_FLAGS[entry.kind]}"
         )
 
 
-def _vids(text: str) -> tuple[int, ...]:
-    """VLANs as ``10,20-29``; ``none``."""
-    if text == "none":
-        return ()
-    found: list[int] = []
+def _vids(text: str) -> frozenset[int]:
+    """VLANs as ``10,20-29``; ``none``, ``all``. Raises ``CommandError``."""
+    if text in ("none", "all"):
+        return frozenset(range(1, 4095) if text == "all" else ())
+    found: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise CommandError(f"ifconfig: {text!r} is no list of VLANs; write 10,20-29")
-        found += range(int(first), int(last if dash else first) + 1)
-    return tuple(found)
+        last = last if dash else first
+        if not (_is_vid(first) and _is_vid(last) and int(first) <= int(last)):
+            raise CommandError(
+                f"ifconfig: {text!r} is no list of VLANs, which are 1 to 4094; write 10,20-29, all or none"
+            )
+        found |= set(range(int(first), int(last) + 1))
+    return frozenset(found)
 
 
-def _bridge_untagged(run: Run, word: str, name: str, vlan: str) -> None:
-    value = 0 if vlan == "none" else run.number(vlan, word)
+def _is_vid(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 4 and 1 <= int(text) <= 4094
+
+
+def _bridge_untagged(run: Run, word: str, name: str, vlan: str = "none") -> None:
+    value = 0 if vlan == "none" else run.number(vlan, "VLAN")
     _bridge(run, "BRDGSIFUNTAGGED", f"BRDGSIFUNTAGGED {name} {vlan}", name, value)
 
 
 def _bridge_tagged(run: Run, word: str, name: str, vlans: str) -> None:
-    _bridge(run, "BRDGSIFTAGGED", f"BRDGSIFTAGGED {name} {vlans}", name, _vids(vlans))
+    wanted = _vids(vlans)
+    if word[0] in "+-":
+        members = _bridge(run, "BRDGGIFS", "BRDGGIFS")
+        now: frozenset[int] = next((member.tagged for member in members if member.name == name), frozenset())
+        wanted = now | wanted if word[0] == "+" else now - wanted
+    _bridge(run, "BRDGSIFTAGGED", f"BRDGSIFTAGGED {name} {vlans}", name, wanted)
 
 
 def _ranges(vids: frozenset[int]) -> str:
@@ -261,26 +312,25 @@ def _bridge_lines(bridge: Bridge) -> list[str]:
 
 
 def _member_lines(member: Member) -> list[str]:
-    lines = [f"\tmember: {member.name} flags={bits_text(member.flags, _MEMBER_FLAG_NAMES)}"]
-    if member.flags & IFBIF.SPAN:
-        return lines
-    lines.append(
+    lines = [
+        f"\tmember: {member.name} flags={bits_text(member.flags, _MEMBER_FLAG_NAMES)}",
         f"\t        ifmaxaddr {member.addrmax} port {member.number} priority {member.priority} "
-        f"path cost {member.cost}"
-    )
+        f"path cost {member.cost}",
+    ]
     if member.stp is not None:
-        proto = "rstp" if member.stp.send_rstp else "stp"
-        lines[-1] += f" proto {proto}"
+        lines[-1] += f" proto {'rstp' if member.stp.send_rstp else 'stp'}"
         lines.append(f"\t        role {member.stp.role.name.lower()} state {member.stp.state.name.lower()}")
-    vlans = f" untagged {member.untagged}" * bool(member.untagged)
-    vlans += f" tagged {_ranges(member.tagged)}" * bool(member.tagged)
-    if vlans:
-        lines.append(f"\t       {vlans}")
+    lines[-1] += f" untagged {member.untagged}" * bool(member.untagged)
+    lines[-1] += f" tagged {_ranges(member.tagged)}" * bool(member.tagged)
     return lines
 
 
 # lagg
 
+_LACP_STRICT, _LACP_FAST = 0x10, 0x80
+_LAGG_OPTIONS = ((_LACP_STRICT, "LACP_STRICT"),)
+"""The other has no name there, only its bit is shown."""
+_LACP_STATES = tuple((int(bit), bit.name or "") for bit in PortState)
 _LAGG_PORT_FLAGS = ((0x1, "MASTER"), (0x4, "ACTIVE"), (0x8, "COLLECTING"), (0x10, "DISTRIBUTING"))
 
 
@@ -302,20 +352,49 @@ def _lagg_option(fast: bool | None = None, active: bool | None = None) -> Action
     return act
 
 
-def _lagg_lines(lagg: Lagg) -> list[str]:
+def _lagg_lines(lagg: Lagg, verbose: bool) -> list[str]:
     lines = [f"\tlaggproto {lagg.proto} lagghash {','.join(lagg.hash)}"]
+    lacp = lagg.lacp
+    if verbose:
+        lines += [
+            "\tlagg options:",
+            f"\t\tflags={bits_text(_LACP_STRICT | _LACP_FAST * lagg.fast, _LAGG_OPTIONS)}",
+            "\tlagg statistics:",
+            f"\t\tactive ports: {sum(port.has_link for port in lagg.ports.values())}",
+            f"\t\tflapping: {lagg.flapping}",
+        ]
+        ports = [port.lacp for port in lagg.usable if port.lacp is not None]
+        if lacp is not None:
+            peer = _lacp_peer(lacp.actor(ports[0]), ports[0].partner) if ports else _lacp_peer(Info(), Info())
+            lines.append(f"\tlag id: {peer}")
     for port in lagg.ports.values():
         names = lagg.port_flags(port)
         flags = sum(bit for bit, name in _LAGG_PORT_FLAGS if name in names)
         lines.append(f"\tlaggport: {port.ifp.if_xname} flags={bits_text(flags, _LAGG_PORT_FLAGS)}")
+        if verbose and lacp is not None and port.lacp is not None:
+            actor = lacp.actor(port.lacp)
+            lines[-1] += f" state={bits_text(actor.state, _LACP_STATES)}"
+            lines.append(f"\t\t{_lacp_peer(actor, port.lacp.partner)}")
     return lines
+
+
+def _lacp_peer(actor: Info, partner: Info) -> str:
+    """Both ends of a link, by system priority, system, key, port priority and port."""
+
+    def one(info: Info) -> str:
+        system = info.system.hex("-").upper()
+        return (
+            f"({info.system_priority:04X},{system},{info.key:04X},{info.port_priority:04X},{info.port:04X})"
+        )
+
+    return f"[{one(actor)},\n\t\t {one(partner)}]"
 
 
 # carp
 
 
 def _carp_vhid(run: Run, word: str, vhid: str) -> None:
-    run.pending["carp"] = Carpreq(_bounded(run, vhid, "vhid", 1, 255))
+    run.pending["carp"] = Carpreq(_bounded(vhid, "vhid", 1, 255))
 
 
 def _carp(run: Run, word: str) -> Carpreq:
@@ -326,11 +405,11 @@ def _carp(run: Run, word: str) -> Carpreq:
 
 
 def _carp_advbase(run: Run, word: str, value: str) -> None:
-    _carp(run, word).advbase = _bounded(run, value, word, 1, 255)
+    _carp(run, word).advbase = _bounded(value, word, 1, 255)
 
 
 def _carp_advskew(run: Run, word: str, value: str) -> None:
-    _carp(run, word).advskew = _bounded(run, value, word, 0, 254)
+    _carp(run, word).advskew = _bounded(value, word, 0, 254)
 
 
 def _carp_pass(run: Run, word: str, text: str) -> None:
@@ -351,14 +430,19 @@ def _finish_carp(run: Run) -> None:
         run.ioctl("SIOCSVH", "SIOCSVH", ifr_data=request)
 
 
-def _carp_lines(ifp: Ifnet) -> list[str]:
+def carp_addresses(ifp: Ifnet) -> list[tuple[Address, int]]:
+    """Shared addresses that the interface would have as a master, with their vhids: the original lists these, too."""
+    if ifp.if_carp is None:
+        return []
+    waiting = [host for host in ifp.if_carp.hosts.values() if host.state is not State.MASTER]
+    return [(address, host.vhid) for host in waiting for address in host.addresses]
+
+
+def _carp_lines(ifp: Ifnet, keys: bool) -> list[str]:
     lines = []
     for host in ifp.if_carp.hosts.values():
-        lines.append(
-            f"\tcarp: {host.state.value} vhid {host.vhid} advbase {host.advbase} advskew {host.advskew}"
-        )
-        if host.state is not State.MASTER:
-            lines += [f"\t      {address} (vhid {host.vhid})" for address in host.addresses]
+        line = f"\tcarp: {host.state.value} vhid {host.vhid} advbase {host.advbase} advskew {host.advskew}"
+        lines.append(line + f' key "{host.key.decode(errors="backslashreplace")}"' * bool(keys and host.key))
     return lines
 
 
@@ -401,7 +485,8 @@ DEVICE_PARAMETERS: dict[str, tuple[int, Action]] = {
     "vlanfilter": (0, _bridge_fixed("BRDGSVLANFILTER", 1)),
     "-vlanfilter": (0, _bridge_fixed("BRDGSVLANFILTER", 0)),
     "ifuntagged": (2, _bridge_untagged),
-    "iftagged": (2, _bridge_tagged),
+    "-ifuntagged": (1, _bridge_untagged),
+    **{f"{sign}iftagged": (2, _bridge_tagged) for sign in ("", "+", "-")},
     "vlan": (1, _vlan_tag),
     "vlandev": (1, _vlan_dev),
     "vlanproto": (1, _vlan_proto),
@@ -417,14 +502,18 @@ def finish_devices(run: Run) -> None:
     _finish_carp(run)
 
 
-def device_lines(ifp: Ifnet) -> tuple[list[str], list[str]]:
-    """The lines of ``ifconfig em0`` that speak of its device: those before its groups, and those behind."""
-    before = _carp_lines(ifp) if ifp.if_carp is not None else []
-    behind: list[str] = []
+def upper_lines(ifp: Ifnet, verbose: bool = False) -> list[str]:
+    """The lines of ``ifconfig lagg0`` that stand before the groups: what a bridge or an aggregate is made of."""
+    if isinstance(ifp.if_softc, Bridge):
+        return _bridge_lines(ifp.if_softc)
+    if isinstance(ifp.if_softc, Lagg):
+        return _lagg_lines(ifp.if_softc, verbose)
+    return []
+
+
+def lower_lines(ifp: Ifnet, keys: bool = False) -> list[str]:
+    """Those that stand behind the groups: shared addresses (with their ``keys``), and what a vlan belongs to."""
+    lines = _carp_lines(ifp, keys) if ifp.if_carp is not None else []
     if isinstance(ifp.if_softc, Vlan):
-        behind = _vlan_lines(ifp.if_softc)
-    elif isinstance(ifp.if_softc, Bridge):
-        before += _bridge_lines(ifp.if_softc)
-    elif isinstance(ifp.if_softc, Lagg):
-        before += _lagg_lines(ifp.if_softc)
-    return before, behind
+        lines += _vlan_lines(ifp.if_softc)
+    return lines

@@ -21,13 +21,14 @@ import ipaddress
 import random
 import socket
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from iflab.net import (
     IFCAP,
     IFF,
+    IFT,
     AddressFamily,
     Ifaddr,
     Ifaliasreq,
@@ -35,6 +36,7 @@ from iflab.net import (
     Ifnet,
     Ifreq,
     LinkState,
+    Priv,
     SockaddrDl,
     SockaddrIn6,
     Thread,
@@ -44,7 +46,15 @@ from iflab.net import (
 )
 
 from .command import CommandError, bits_text, number, options, reason
-from .devices import DEVICE_PARAMETERS, device_lines, finish_devices
+from .devices import (
+    CLONE_WORDS,
+    DEVICE_PARAMETERS,
+    carp_addresses,
+    clone_params,
+    finish_devices,
+    lower_lines,
+    upper_lines,
+)
 
 __all__ = ["CAPABILITY_NAMES", "FLAG_NAMES", "ifconfig"]
 
@@ -188,7 +198,7 @@ def ifconfig(vnet: Vnet, args: Sequence[str], td: Thread | None = None) -> str:
     if not words or words[0] in _FAMILIES or "a" in modes or "l" in modes:
         if len(words) > 1 or (words and words[0] not in _FAMILIES):
             raise CommandError("ifconfig: -a and -l take an address family and nothing else")
-        return _listing(vnet, modes, _FAMILIES.get(words[0]) if words else None)
+        return _listing(vnet, td, modes, _FAMILIES.get(words[0]) if words else None)
     name, rest = words[0], words[1:]
     if rest and rest[0] in ("create", "plumb"):
         return _create(vnet, td, name, rest[1:])
@@ -200,7 +210,7 @@ def ifconfig(vnet: Vnet, args: Sequence[str], td: Thread | None = None) -> str:
     if not _is_meant(ifp, modes):
         return ""
     if not rest or (len(rest) == 1 and rest[0] in _FAMILIES):
-        return show(ifp, _FAMILIES.get(rest[0]) if rest else None, "m" in modes)
+        return show(ifp, _FAMILIES.get(rest[0]) if rest else None, _permitted(modes, td))
     run = _Run(vnet, td, name)
     _carry_out(run, rest)
     return run.text()
@@ -221,7 +231,12 @@ def _is_meant(ifp: Ifnet, modes: set[str]) -> bool:
     return ("d" if ifp.if_flags & IFF.UP else "u") not in modes
 
 
-def _listing(vnet: Vnet, modes: set[str], family: AddressFamily | None) -> str:
+def _permitted(modes: set[str], td: Thread) -> set[str]:
+    """The modes without ``k`` for one who may not see keys."""
+    return modes if td.holds(Priv.NETINET_CARP) else modes - {"k"}
+
+
+def _listing(vnet: Vnet, td: Thread, modes: set[str], family: AddressFamily | None) -> str:
     shown = [
         ifp
         for ifp in vnet.ifnets()
@@ -230,16 +245,32 @@ def _listing(vnet: Vnet, modes: set[str], family: AddressFamily | None) -> str:
     ]
     if "l" in modes:
         return " ".join(ifp.if_xname for ifp in shown) + "\n"
-    return "".join(show(ifp, family, "m" in modes) for ifp in shown)
+    return "".join(show(ifp, family, _permitted(modes, td)) for ifp in shown)
 
 
 def _create(vnet: Vnet, td: Thread, name: str, rest: list[str]) -> str:
     if vnet.ifunit(name) is not None:
         raise CommandError(f"ifconfig: interface {name} already exists")
     run = _Run(vnet, td, name)
-    run.rename(run.request("SIOCIFCREATE2", "create", Ifreq(name)).ifr_name)
+    params, rest = clone_params(name, *_clone_words(rest))
+    run.rename(run.request("SIOCIFCREATE2", "create", Ifreq(name, ifr_data=params)).ifr_name)
     _carry_out(run, rest)
     return run.text()
+
+
+def _clone_words(words: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Words that describe a device before there is one, each with its value, and all the others."""
+    found: dict[str, str] = {}
+    left: list[str] = []
+    at = 0
+    while at < len(words):
+        count = _PARAMETERS[words[at]][0] if words[at] in _PARAMETERS else 0
+        part, at = words[at : at + 1 + count], at + 1 + count
+        if part[0] in CLONE_WORDS and len(part) == 2:
+            found[part[0]] = part[1]
+        else:
+            left += part
+    return found, left
 
 
 def _reclaim(run: _Run, rest: list[str]) -> str:
@@ -253,31 +284,51 @@ def _reclaim(run: _Run, rest: list[str]) -> str:
 # showing
 
 
-def show(ifp: Ifnet, family: AddressFamily | None = None, more: bool = False) -> str:
-    """An interface as ``ifconfig em0`` prints it; ``family`` chooses which addresses."""
+def show(ifp: Ifnet, family: AddressFamily | None = None, modes: Collection[str] = ()) -> str:
+    """An interface as ``ifconfig em0`` prints it; ``family`` chooses which addresses.
+
+    ``modes``: ``m`` capabilities, too; ``v`` more of an aggregate; ``k`` keys.
+    """
     flags = ifp.if_flags | ifp.if_drv_flags
     lines = [f"{ifp.if_xname}: flags={bits_text(flags, FLAG_NAMES)} metric {ifp.if_metric} mtu {ifp.if_mtu}"]
     if ifp.if_description:
         lines.append(f"\tdescription: {ifp.if_description}")
     if ifp.if_capenable:
         lines.append(f"\toptions={bits_text(ifp.if_capenable, CAPABILITY_NAMES)}")
-    if more and ifp.if_capabilities:
+    if "m" in modes and ifp.if_capabilities:
         lines.append(f"\tcapabilities={bits_text(ifp.if_capabilities, CAPABILITY_NAMES)}")
-    if family in (None, AddressFamily.LINK) and ifp.lladdr:
+    if family in (None, AddressFamily.LINK) and ifp.lladdr and ifp.if_type != IFT.LOOP:
         lines.append(f"\tether {ifp.lladdr.hex(':')}")
     lines += [
         f"\t{_address_line(ifp, ifa)}"
         for ifa in ifp.if_addrhead
         if ifa.ifa_addr.family is not AddressFamily.LINK and family in (None, ifa.ifa_addr.family)
     ]
+    lines += _waiting_lines(ifp, family)
     if family is None:
-        before, behind = device_lines(ifp)
+        lines += upper_lines(ifp, "v" in modes)
         groups = [g.ifg_group for g in ifp.if_groups if g.ifg_group != "all"]
-        lines += [*before, *([f"\tgroups: {' '.join(groups)}"] if groups else []), *behind]
-        lines += _media_lines(ifp, more)
+        if groups:
+            lines.append(f"\tgroups: {' '.join(groups)}")
+        lines += lower_lines(ifp, "k" in modes)
         if ifp.if_fib:
             lines.append(f"\tfib: {ifp.if_fib}")
+        lines += _media_lines(ifp, "m" in modes)
     return "".join(f"{line}\n" for line in lines)
+
+
+def _waiting_lines(ifp: Ifnet, family: AddressFamily | None) -> list[str]:
+    """Shared addresses that another host has at the moment: the original keeps them on its list."""
+    lines = []
+    for address, vhid in carp_addresses(ifp):
+        if address.version == 6 and family in (None, AddressFamily.INET6):
+            lines.append(f"\tinet6 {address.ip} prefixlen {address.network.prefixlen} vhid {vhid}")
+        elif address.version == 4 and family in (None, AddressFamily.INET):
+            text = f"\tinet {address.ip} netmask {int(address.netmask):#010x}"
+            if ifp.if_flags & IFF.BROADCAST and address.network.prefixlen < 31:
+                text += f" broadcast {address.network.broadcast_address}"
+            lines.append(f"{text} vhid {vhid}")
+    return lines
 
 
 def _address_line(ifp: Ifnet, ifa: Ifaddr) -> str:
@@ -322,7 +373,7 @@ def _media_lines(ifp: Ifnet, more: bool) -> list[str]:
 
 def _media_words(media: str) -> tuple[str, str]:
     """Subtype and options of ``Ethernet 10Gbase-T <full-duplex>``."""
-    subtype, _, options = media.removeprefix("Ethernet ").partition(" <")
+    subtype, _, options = media.removeprefix("Ethernet ").partition(" (")[0].partition(" <")
     return subtype, options.rstrip(">")
 
 

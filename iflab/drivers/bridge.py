@@ -38,18 +38,23 @@ from iflab.net import (
     IFF,
     IFT,
     PKTHDR,
+    BpfSide,
     Ifnet,
     Kernel,
     LinkState,
     Mbuf,
     Priv,
     Timer,
+    Vnet,
+    bpf_mtap,
     ether_demux_local,
+    ether_input,
     mbuf,
 )
 from iflab.net.rtsock import IfMessage, RoutingMessage
 
 from . import bpdu
+from .carp import VMAC
 from .device import Device, Maker, is_leaving
 from .fdb import Entry, ForwardingTable
 from .rstp import Bpdu, Role, Rstp, State, StpPort
@@ -154,6 +159,7 @@ class Bridge(Device):
 
     kind = "bridge"
     iftype = IFT.BRIDGE
+    medium = None
 
     def __init__(self, maker: Maker) -> None:
         super().__init__(maker)
@@ -195,6 +201,29 @@ class Bridge(Device):
         self._waiting.clear()
         super().if_detached(ifp)
 
+    def if_reassign(self, ifp: Ifnet, new_vnet: Vnet) -> None:
+        """Move to another vnet, and leave the members behind (``bridge_reassign``)."""
+        super().if_reassign(ifp, new_vnet)
+        for member in [*self.members]:
+            self.deletem(member)
+        self.spans.clear()
+
+    def if_init(self, ifp: Ifnet) -> None:
+        """Begin to forward, and to take part in the spanning tree."""
+        super().if_init(ifp)
+        self._enable_ports()
+
+    def stop(self) -> None:
+        """End that: what was learned is void, and no port speaks (``bridge_stop``)."""
+        super().stop()
+        self.fdb.flush()
+        self._enable_ports()
+
+    def _enable_ports(self) -> None:
+        for member in self.members.values():
+            if member.stp is not None and self.stp is not None:
+                self.stp.port_enabled(member.stp, self._is_enabled(member.ifp))
+
     def _prune(self) -> None:
         clock = self.maker.clock
         self.fdb.prune(clock.now())
@@ -205,10 +234,13 @@ class Bridge(Device):
     def addm(self, ifp: Ifnet, flags: int = _DEFAULT) -> Member:
         """Take an interface in, promiscuous from now on.
 
-        Raises EBUSY for one in a bridge or aggregate, EINVAL for one that is no
-        Ethernet, is this bridge, or has another MTU than the members before.
+        Raises EEXIST for one that is a member already, EBUSY for one in another
+        bridge and for a span port, EINVAL for one that is no Ethernet, is this
+        bridge, or has another MTU than the members before.
         """
         own = self.ifp
+        if ifp in self.members:
+            raise OSError(errno.EEXIST, f"{own.if_xname}: {ifp.if_xname} is a member already")
         if ifp.if_bridge is not None or ifp in self.spans:
             raise OSError(errno.EBUSY, f"{own.if_xname}: {ifp.if_xname} is in a bridge already")
         if ifp is own or not self._can_be_member(ifp):
@@ -262,11 +294,19 @@ class Bridge(Device):
         raise OSError(errno.ENOENT, f"{self.ifp.if_xname}: {name} is no member of it")
 
     def addspan(self, ifp: Ifnet) -> None:
-        """Send a copy of every frame out of an interface. Raises EBUSY for one that is in a bridge, EEXIST."""
+        """Send a copy of every frame out of an interface.
+
+        Raises EBUSY for one that is in a bridge or a span port already, EINVAL for one that is no Ethernet.
+        """
         if ifp in self.spans:
-            raise OSError(errno.EEXIST, f"{self.ifp.if_xname}: {ifp.if_xname} is a span port already")
-        if ifp.if_bridge is not None or ifp is self.ifp:
+            raise OSError(errno.EBUSY, f"{self.ifp.if_xname}: {ifp.if_xname} is a span port already")
+        if ifp.if_bridge is not None:
             raise OSError(errno.EBUSY, f"{self.ifp.if_xname}: {ifp.if_xname} is in a bridge")
+        if not self._can_be_member(ifp):
+            raise OSError(
+                errno.EINVAL,
+                f"{self.ifp.if_xname}: {ifp.if_xname} cannot be a span port: it is no Ethernet NIC",
+            )
         self.spans[ifp] = Member(ifp, IFBIF.SPAN)
 
     def delspan(self, ifp: Ifnet) -> None:
@@ -313,6 +353,16 @@ class Bridge(Device):
         if self.ifp.lladdr:
             self._local[self.ifp.lladdr] = self.ifp
 
+    def _local_at(self, mac: bytes) -> Ifnet | None:
+        """The bridge, or the member, whose MAC that is, a virtual one of its carp included."""
+        found = self._local.get(mac)
+        forus = self.ifp.kernel.hooks.carp_forus_p
+        if found is None and mac[:5] == VMAC and forus is not None:
+            for ifp in (self.ifp, *self.members):
+                if ifp.if_carp is not None and forus(ifp, mac):
+                    return ifp
+        return found
+
     # links
 
     def linkcheck(self) -> None:
@@ -335,9 +385,8 @@ class Bridge(Device):
             self.fdb.flush(member)
         self.linkcheck()
 
-    @staticmethod
-    def _is_enabled(ifp: Ifnet) -> bool:
-        return bool(ifp.if_flags & IFF.UP) and ifp.if_link_state is not LinkState.DOWN
+    def _is_enabled(self, ifp: Ifnet) -> bool:
+        return self._running and bool(ifp.if_flags & IFF.UP) and ifp.if_link_state is not LinkState.DOWN
 
     # the spanning tree
 
@@ -453,7 +502,7 @@ class Bridge(Device):
         port = member.stp
         if port is not None and not port.learning:
             member.dropped["discarding"] += 1
-            return m if group else None
+            return m if group or m[_DST] == member.ifp.lladdr else None
         vid, tci = 0, 0
         bare = m
         if m[_TYPE] == ETHERTYPE_VLAN:
@@ -470,7 +519,7 @@ class Bridge(Device):
                 member.dropped["vlan"] += 1
                 return None
         source = m[_SRC]
-        if source in self._local:
+        if self._local_at(source) is not None:
             member.dropped["own source"] += 1
             return None
         now = self.maker.clock.now()
@@ -482,15 +531,17 @@ class Bridge(Device):
                 return None
         if port is not None and not port.forwarding:
             member.dropped["learning"] += 1
-            return m if group else None
+            return m if group or m[_DST] == member.ifp.lladdr else None
         ifp = self.ifp
+        if ifp.if_bpf:
+            bpf_mtap(ifp, m, BpfSide.WIRE)
         ifp.if_ipackets += 1
         ifp.if_ibytes += len(m) - PKTHDR
         if group:
             self._flood(member, bare, vid, tci, True)
             self._to_own_host(bare, vid, tci)
             return m
-        local = self._local.get(m[_DST])
+        local = self._local_at(m[_DST])
         if local is not None:
             if local is ifp:
                 self._to_own_host(bare, vid, tci)
@@ -531,7 +582,11 @@ class Bridge(Device):
             m = tagged(m, ETHERTYPE_VLAN + (tci & 0xF000 | vid).to_bytes(2, "big"))
         if m[PKTHDR] & 1:
             ifp.if_imcasts += 1
-        self._to_member_host(ifp, m)
+        if ifp.if_bpf:
+            bpf_mtap(ifp, m, BpfSide.IN)
+        passed = ether_input(ifp, m) if ifp.if_claims else m
+        if passed is not None:
+            ifp.stack.input(ifp, passed)
 
     def _bpdu_received(self, member: Member, m: Mbuf) -> None:
         message = bpdu.decode(m[PKTHDR:]) if member.stp is not None else None
@@ -576,7 +631,8 @@ class Bridge(Device):
             or head[12:] == ETHERTYPE_VLAN
             or not member.forwards
             or ifp.if_claims != _ONLY_BRIDGE
-            or head[:6] in self._local
+            or self.ifp.if_bpf
+            or self._local_at(head[:6]) is not None
         ):
             return None
         now = self.maker.clock.now()
@@ -700,8 +756,6 @@ class Bridge(Device):
                 errno.EINVAL,
                 f"{self.ifp.if_xname}: the members have an MTU of {self.ifp.if_mtu}; take them out, or change theirs",
             )
-        if cmd == "SIOCGIFMEDIA":
-            raise OSError(errno.EINVAL, f"{self.ifp.if_xname} has no medium")
         return False
 
     def mac_changed(self, ifp: Ifnet) -> None:

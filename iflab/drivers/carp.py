@@ -41,6 +41,7 @@ from weakref import WeakKeyDictionary
 
 from iflab.net import (
     IFF,
+    IFT,
     PKTHDR,
     AddressFamily,
     Ifaddr,
@@ -62,7 +63,17 @@ from iflab.net import (
 
 from .device import Maker, is_leaving
 
-__all__ = ["Carp", "CarpVnet", "Carpreq", "State", "VirtualHost", "load", "make_advertisement"]
+__all__ = [
+    "VMAC",
+    "Address",
+    "Carp",
+    "CarpVnet",
+    "Carpreq",
+    "State",
+    "VirtualHost",
+    "load",
+    "make_advertisement",
+]
 
 CARP_GROUP, CARP_GROUP6 = "224.0.0.18", "ff02::12"
 PROTOCOL = 112
@@ -81,10 +92,13 @@ _VERSION, _ADVERTISEMENT = 2, 1
 _VERSION_TYPE = _VERSION << 4 | _ADVERTISEMENT
 _AUTHLEN = 7
 _BOW_OUT = 255
-_VMAC = b"\x00\x00\x5e\x00\x01"
+VMAC = b"\x00\x00\x5e\x00\x01"
+"""First five octets of a virtual MAC; the vhid is the sixth."""
 _ARP, _IPV4, _IPV6 = b"\x08\x06", b"\x08\x00", b"\x86\xdd"
 _TYPE = slice(PKTHDR + 12, PKTHDR + 14)
 _ICMPV6, _NS, _NA = 58, 135, 136
+
+_CARRIERS = (IFT.ETHER, IFT.L2VLAN, IFT.BRIDGE)
 
 Address = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
@@ -181,7 +195,7 @@ class VirtualHost:
     @property
     def lladdr(self) -> bytes:
         """The virtual MAC."""
-        return _VMAC + bytes((self.vhid,))
+        return VMAC + bytes((self.vhid,))
 
     @property
     def settings(self) -> CarpVnet:
@@ -438,6 +452,10 @@ class Carp:
         """Make a virtual host, in INIT until it has an address."""
         if not 1 <= vhid <= 255:
             raise OSError(errno.EINVAL, f"{ifp.if_xname}: a vhid is 1 to 255, not {vhid}")
+        if ifp.if_type not in _CARRIERS:
+            raise OSError(
+                errno.EOPNOTSUPP, f"{ifp.if_xname} is no Ethernet, which carp needs, or serves another device"
+            )
         if not ifp.if_flags & IFF.MULTICAST:
             raise OSError(errno.EADDRNOTAVAIL, f"{ifp.if_xname} carries no multicast, which carp needs")
         cif: CarpIf | None = ifp.if_carp
@@ -639,7 +657,7 @@ class Carp:
 
     def forus(self, ifp: Ifnet, destination: bytes) -> bool:
         """True for the virtual MAC of a master here (``carp_forus``)."""
-        if destination[:5] != _VMAC:
+        if destination[:5] != VMAC:
             return False
         host = self.host(ifp, destination[5])
         return host is not None and host.state is State.MASTER

@@ -22,6 +22,8 @@ class Discard(Device):
 
     kind = "disc"
     iftype = IFT.LOOP
+    capabilities = 0
+    medium = None
 
     def prepare(self, ifp: Ifnet) -> None:
         """Flags and type as the original's: a loopback by name only."""

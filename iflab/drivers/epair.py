@@ -28,6 +28,7 @@ class Epair(Device):
 
     kind = "epair"
     suffixes = ("a", "b")
+    medium = "Ethernet 10Gbase-T (10Gbase-T <full-duplex>)"
 
     other: Epair | None = None
 
@@ -85,25 +86,40 @@ class Epair(Device):
         if not ifp.if_flags & IFF.UP:
             ifp.if_oerrors += 1
             return errno.ENETDOWN
-        other = self.other
+        if ifp.if_bpf:
+            bpf_mtap(ifp, m, BpfSide.OUT)
+        if not ifp.if_snd.is_managed():
+            self.send(m)
+            return 0
+        error = ifp.if_snd.enqueue(m)
+        if not error and not ifp.if_drv_flags & IFF.OACTIVE:
+            ifp.if_start()
+        return error
+
+    def if_start(self, ifp: Ifnet) -> None:
+        """Send what a discipline or a regulator lets go."""
+        while (m := ifp.if_snd.dequeue()) is not None:
+            self.send(m)
+
+    def send(self, m: Mbuf) -> None:
+        """Let the far end have a frame, if that is up and running."""
+        ifp, other = self.ifp, self.other
         if other is None or not other.ifp.if_flags & IFF.UP or not other.ifp.if_drv_flags & IFF.RUNNING:
             ifp.if_oerrors += 1
-            return 0
+            return
         try:
             frames = finish(m, other.takes(self)) if m[0] & 1 or m[1] else [m]
         except OffloadError as error:
             _log.debug("%s: the host asks for what cannot be: %s", self.name, error)
             ifp.if_oerrors += 1
-            return 0
+            return
         for each in frames:
-            if ifp.if_bpf:
-                bpf_mtap(ifp, each, BpfSide.OUT)
             self.sent(each)
             other.ifp.if_input_mbuf(each)
-        return 0
 
     def if_qflush(self, ifp: Ifnet) -> None:
-        """Nothing ever waits."""
+        """Throw away what waits in ``if_snd``, where somebody manages that."""
+        ifp.if_snd.purge()
 
     def rethink(self) -> None:
         super().rethink()

@@ -189,7 +189,7 @@ class Lacp:
         if pdu.actor.identity != port.partner.identity:
             port.selected = False  # update_Selected
             self._detach(port)
-        mine = self._info(port)
+        mine = self.actor(port)
         ours = pdu.partner
         if ours.identity != mine.identity or (ours.state ^ mine.state) & _COMPARED:
             port.ntt = True  # update_NTT
@@ -227,12 +227,13 @@ class Lacp:
             port.current_while = min(port.current_while, SHORT_TIMEOUT) if self.fast else port.current_while
         self.run()
 
-    # machines
-
-    def _info(self, port: LacpPort) -> Info:
+    def actor(self, port: LacpPort) -> Info:
+        """What is said to the partner of a port."""
         state = port.state & ~(PortState.ACTIVITY | PortState.TIMEOUT)
         state |= PortState.ACTIVITY * self.active | PortState.TIMEOUT * self.fast
         return Info(self.system_priority, self.system, self.key, port.priority, port.number, PortState(state))
+
+    # machines
 
     def _period(self, port: LacpPort) -> int:
         if not self.active and not port.partner.state & PortState.ACTIVITY:
@@ -335,7 +336,7 @@ class Lacp:
 
     def _send(self, port: LacpPort) -> None:
         port.sent += 1
-        self.transmit(port, Lacpdu(self._info(port), port.partner))
+        self.transmit(port, Lacpdu(self.actor(port), port.partner))
 
 
 # LACPDUs as frames

@@ -89,6 +89,7 @@ class LaggPort:
     joined: dict[bytes, Ifmultiaddr] = field(default_factory=dict)
     promisc: bool = False
     allmulti: bool = False
+    had_link: bool = False
     lacp: LacpPort | None = None
 
     @property
@@ -143,6 +144,8 @@ class Lagg(Device):
         self.active = True
         self.sets_mtu = False
         """The ports' MTU is changed by the aggregate itself."""
+        self.flapping = 0
+        """How often a port lost its link."""
         self._key = random.getrandbits(32)
         self._turn = 0
         self._usable: list[LaggPort] = []
@@ -188,6 +191,7 @@ class Lagg(Device):
                 "give it theirs",
             )
         port = LaggPort(ifp, ifp.lladdr, ifp.if_type)
+        port.had_link = port.has_link
         self.ports[ifp] = port
         ifp.if_lagg = self
         ifp.if_type = IFT.IEEE8023ADLAG
@@ -261,6 +265,8 @@ class Lagg(Device):
         port = self.ports.get(ifp)
         if port is None:
             return
+        self.flapping += port.had_link and not port.has_link
+        port.had_link = port.has_link
         if port.lacp is not None and self.lacp is not None:
             self.lacp.port_enabled(port.lacp, port.has_link)
         self.follow_link()

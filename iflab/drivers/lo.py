@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from iflab.net import IFF, IFT, Ifnet, Mbuf
+from iflab.net import IFCAP, IFF, IFT, Ifnet, Mbuf
 
 from .device import Device
 
@@ -24,6 +24,8 @@ class Loopback(Device):
 
     kind = "lo"
     iftype = IFT.LOOP
+    capabilities = IFCAP.RXCSUM | IFCAP.TXCSUM | IFCAP.RXCSUM_IPV6 | IFCAP.TXCSUM_IPV6 | IFCAP.LINKSTATE
+    medium = None
 
     def prepare(self, ifp: Ifnet) -> None:
         """Flags and type of a loopback."""

@@ -271,6 +271,8 @@ class TapNic(Driver):
 
     iftype: IFT = IFT.ETHER
     capabilities = _CAPABILITIES
+    medium: str | None = MEDIA
+    """What ``SIOCGIFMEDIA`` answers; None: there is none."""
     has_plug = True
     """It can be plugged into a wire."""
 
@@ -781,12 +783,19 @@ class TapNic(Driver):
             ifp.if_capenable = wanted
             self.rethink()
         elif cmd == "SIOCGIFMEDIA":
-            data.ifr_data = {"media": MEDIA, "active": self.end is not None}
+            data.ifr_data = {"media": self._medium(), "active": self.end is not None}
         elif cmd == "SIOCSIFMEDIA":
-            if data.ifr_data not in (MEDIA, "Ethernet autoselect"):
-                raise OSError(errno.EINVAL, f"{self.name}: its only media is {MEDIA}, not {data.ifr_data}")
+            if data.ifr_data not in (self._medium().partition(" (")[0], "Ethernet autoselect"):
+                raise OSError(
+                    errno.EINVAL, f"{self.name}: its only media is {self.medium}, not {data.ifr_data}"
+                )
         else:
             raise OSError(errno.EINVAL, f"{self.name}: a TAP NIC knows no {cmd}")
+
+    def _medium(self) -> str:
+        if self.medium is None:
+            raise OSError(errno.EINVAL, f"{self.name} has no medium")
+        return self.medium
 
     def if_resolvemulti(self, ifp: Ifnet, sa: Sockaddr) -> SockaddrDl | None:
         """Map a group as Ethernet does."""

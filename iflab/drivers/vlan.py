@@ -230,6 +230,7 @@ class Vlan(Device):
                 with contextlib.suppress(OSError):  # a dead driver has no modes any more
                     self._pass_mode(parent, mode, False)
         self.vid = self.pcp = 0
+        self.ifp.if_capabilities = self.ifp.if_capenable = 0
         if not self.ifp.if_flags & IFF.DYING:
             self.link_change(False)
 

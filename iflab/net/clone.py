@@ -77,7 +77,8 @@ class Cloners:
                 known = ", ".join(self._cloners) or "none"
                 raise refuse(errno.EINVAL, f"no kind of interface makes {name!r}; there are {known}")
             digits = found[2]
-            if (len(digits) > 1 and digits[0] == "0") or len(name) >= IFNAMSIZ:
+            longest = len(name) + max(map(len, cloner.suffixes))
+            if (len(digits) > 1 and digits[0] == "0") or longest >= IFNAMSIZ:
                 raise refuse(errno.EINVAL, f"{name!r} is no interface name: {digits} is no plain unit number")
             if digits:
                 unit = int(digits)

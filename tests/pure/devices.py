@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
+
 from iflab.drivers import Maker, TapNic, load_devices
 from iflab.net import (
     IFF,
@@ -111,3 +113,10 @@ def host_sends(ifp: Ifnet, frame: bytes) -> int:
 
     with ifp.kernel.giant:
         return ether_output(ifp, mbuf(frame))
+
+
+def refused(code, fn, *args, **kwargs):
+    """A call raises an ``OSError`` with that errno, and says why."""
+    with pytest.raises(OSError, match=r".") as error:
+        fn(*args, **kwargs)
+    assert error.value.errno == code

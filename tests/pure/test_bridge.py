@@ -5,26 +5,34 @@ import random
 
 import pytest
 
+from iflab.bsd import ifconfig
+from iflab.drivers import ng_ether_attach
 from iflab.drivers.bpdu import decode, encode
 from iflab.drivers.bridge import Ifbreq
 from iflab.drivers.fdb import ForwardingTable
 from iflab.drivers.rstp import Bpdu, BpduType, Role, State, Times, Vector
 from iflab.drivers.vlan import Vlanreq
-from iflab.net import IFF, PKTHDR, Ifreq, LinkState, Priv, Thread
+from iflab.net import (
+    IFF,
+    PKTHDR,
+    BpfSide,
+    BpfTap,
+    Ifreq,
+    LinkState,
+    Priv,
+    Thread,
+    as_sockaddr,
+    bpfattach,
+    ifa_alloc,
+)
 from iflab.switch import Switch
 
-from .devices import BROADCAST, World, framed, heard, host_sends, texts
+from .devices import BROADCAST, World, framed, heard, host_sends, refused, texts
 
 
 @pytest.fixture
 def world():
     return World()
-
-
-def refused(code, fn, *args, **kwargs):
-    with pytest.raises(OSError, match=r".") as error:
-        fn(*args, **kwargs)
-    assert error.value.errno == code
 
 
 def switch(world, name="sw", ports=3, **options):
@@ -270,6 +278,76 @@ def test_what_the_bridging_host_sends_finds_its_way(world):
     assert texts(alice) == ["learn me", "to all"]
 
 
+def test_a_listener_on_a_bridge_hears_what_passes_and_what_is_its_own(world):
+    """``tcpdump -i bridge0`` on FreeBSD: every frame, before it is known for whom."""
+    _, bridge0, _, _, alice, bob = bridged(world)
+    heard_at = {side: [] for side in (BpfSide.WIRE, BpfSide.IN, BpfSide.OUT)}
+    for side, found in heard_at.items():
+        bpfattach(
+            bridge0, BpfTap(lambda ifp, m, side, found=found: found.append(m[PKTHDR + 14 :].decode()), side)
+        )
+
+    say(alice, "through", bob)
+    say(alice, "to the bridge", bridge0)
+    say(bob, "to all", BROADCAST)
+    say(bridge0, "from the bridge", alice)
+
+    assert heard_at[BpfSide.WIRE] == ["through", "to the bridge", "to all"]
+    assert heard_at[BpfSide.IN] == ["to the bridge", "to all"]
+    assert heard_at[BpfSide.OUT] == ["from the bridge"]
+
+
+def test_a_node_at_a_bridge_gets_what_is_for_its_host(world):
+    _, bridge0, _, _, alice, bob = bridged(world)
+    taken = []
+    ng_ether_attach(bridge0).connect("lower", lambda frame: taken.append(frame.raw[14:]))
+
+    say(alice, "through", bob)
+    say(alice, "for the bridge", bridge0)
+
+    assert taken == [b"for the bridge"]
+    assert texts(bridge0) == []
+    assert texts(bob) == ["through"]
+
+
+def test_a_shared_address_on_a_bridge_is_heard_through_every_member(world):
+    middle, bridge0, _, _, alice, bob = bridged(world)
+    bridge0.ifa_add("192.0.2.1", "255.255.255.0")
+    ifconfig(middle, ["bridge0", "vhid", "7", "advskew", "0", "pass", "secret"])
+    with world.kernel.curvnet_set(middle):
+        ifa = ifa_alloc(world.kernel, as_sockaddr("192.0.2.100"))
+        ifa.ifa_ifp = bridge0
+        world.kernel.hooks.carp_attach_p(ifa, 7)
+    world.settle(4)
+    assert "carp: MASTER vhid 7" in ifconfig(middle, ["bridge0"])
+    vmac = bytes.fromhex("00005e000107")
+
+    say(alice, "from alice", vmac)
+    say(bob, "from bob", vmac)
+
+    assert texts(bridge0) == ["from alice", "from bob"]
+    assert not {"from alice", "from bob"} & {
+        frame[14:].decode("latin-1") for frame in heard(bob) + heard(alice)
+    }
+    assert heard(bridge0)[0][:6] == bridge0.lladdr
+
+
+def test_a_bridge_that_moves_leaves_its_members_behind(world):
+    middle, bridge0, em0, em1, alice, bob = bridged(world)
+    guest = world.host("guest")
+    bridge0.if_softc.addspan(world.nic(middle, "em2"))
+
+    bridge0.if_vmove(guest)
+
+    assert em0.if_bridge is em1.if_bridge is None
+    assert not (em0.if_flags | em1.if_flags) & IFF.PROMISC
+    assert not bridge0.if_softc.members
+    assert not bridge0.if_softc.spans
+    say(alice, "mine", em0)
+    assert texts(em0)[-1] == "mine"
+    assert texts(bob) == []
+
+
 def test_a_bridge_that_is_down_leaves_its_members_alone(world):
     _, bridge0, em0, _, alice, bob = bridged(world)
     world.up(bridge0, False)
@@ -299,9 +377,13 @@ def test_a_vlan_on_a_bridge(world):
 def test_members_come_and_go(world):
     middle, bridge0, em0, em1, alice, bob = bridged(world)
     bridge = bridge0.if_softc
-    refused(errno.EBUSY, bridge.addm, em0)
+    lo0, another = world.clone(middle, "lo"), world.clone(middle, "bridge").if_softc
+    refused(errno.EEXIST, bridge.addm, em0)
+    refused(errno.EBUSY, another.addm, em0)
+    refused(errno.EBUSY, another.addspan, em0)
     refused(errno.EINVAL, bridge.addm, bridge0)
-    refused(errno.EINVAL, bridge.addm, world.clone(middle, "lo"))
+    refused(errno.EINVAL, bridge.addm, lo0)
+    refused(errno.EINVAL, bridge.addspan, lo0)
     other = world.nic(middle, "em2")
     middle.ioctl("SIOCSIFMTU", Ifreq("em2", ifr_mtu=1400))
     refused(errno.EINVAL, bridge.addm, other)
@@ -521,6 +603,38 @@ def test_cuts_that_follow_each_other_too_fast_wait_for_the_hold_count(world):
     assert not reaches("too early")
     world.settle(6)
     assert reaches("in time")
+
+
+def test_a_bridge_that_is_down_takes_no_part_in_the_spanning_tree(world):
+    one, other = (switch(world, name, stp=True) for name in ("one", "other"))
+    one.set_priority(4096)
+    cable = world.cable(one[0], other[0])
+    world.settle(1)
+    assert not other.bridge.stp.is_root
+    said = []
+    cable.add_tap(lambda end, m: said.append(end is one[0].if_softc.end))
+
+    world.up(one.ifp, False)
+    world.settle(8)  # three hellos pass, after which the other forgets the root
+
+    assert True not in said
+    assert other.bridge.stp.is_root
+    world.up(one.ifp)
+    world.settle(1)
+    assert one.bridge.stp.is_root
+    assert not other.bridge.stp.is_root
+
+
+def test_the_host_of_a_blocked_port_hears_what_is_for_it(world):
+    """The port discards what is to be relayed; the station behind it is no part of the bridge (802.1D-2004, 7.12)."""
+    _, _, em0, _, alice, bob = bridged(world)
+    ifconfig(em0.if_vnet, ["bridge0", "stp", "em0", "-autoedge", "em0"])
+
+    say(alice, "for em0", em0)
+    say(alice, "for bob", bob)
+
+    assert texts(em0) == ["for em0"]
+    assert texts(bob) == []
 
 
 def test_priorities_and_costs_choose_root_and_path(world):

@@ -23,7 +23,7 @@ from iflab.net import (
     mbuf,
 )
 
-from .devices import World, framed, heard, host_sends
+from .devices import World, framed, heard, host_sends, refused
 
 SHARED = "192.0.2.100/24"
 VMAC = b"\x00\x00\x5e\x00\x01\x01"
@@ -32,12 +32,6 @@ VMAC = b"\x00\x00\x5e\x00\x01\x01"
 @pytest.fixture
 def world():
     return World()
-
-
-def refused(code, fn, *args, **kwargs):
-    with pytest.raises(OSError, match=r".") as error:
-        fn(*args, **kwargs)
-    assert error.value.errno == code
 
 
 def share(ifp, vhid=1, advskew=0, *, address=SHARED, key=b"secret", advbase=1):

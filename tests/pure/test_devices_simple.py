@@ -5,20 +5,15 @@ import errno
 import pytest
 
 from iflab.drivers import ng_ether_attach, ng_ether_detach
-from iflab.net import IFF, Ifreq, LinkState, mbuf
+from iflab.net import IFF, PKTHDR, BpfSide, BpfTap, Ifreq, LinkState, bpfattach, mbuf
+from iflab.net.altq import Priority
 
-from .devices import BROADCAST, World, framed, heard, host_sends, texts
+from .devices import BROADCAST, World, framed, heard, host_sends, refused, texts
 
 
 @pytest.fixture
 def world():
     return World()
-
-
-def refused(code, fn, *args, **kwargs):
-    with pytest.raises(OSError, match=r".") as error:
-        fn(*args, **kwargs)
-    assert error.value.errno == code
 
 
 # epair
@@ -70,6 +65,36 @@ def test_an_epair_refuses_in_the_originals_order(world):
     assert a.transmit_mbuf(mbuf(framed("x"))) == 0
 
     assert (a.if_oerrors, a.if_opackets, heard(b)) == (4, 0, [])
+
+
+def test_a_listener_on_an_epair_hears_what_the_far_end_cannot_take(world):
+    _, a, b = pair(world)
+    seen = []
+    bpfattach(a, BpfTap(lambda ifp, m, side: seen.append(m[PKTHDR + 14 :]), BpfSide.OUT))
+    world.up(b, False)
+
+    assert a.transmit_mbuf(mbuf(framed("lost"))) == 0
+
+    assert seen == [b"lost"]
+    assert (a.if_oerrors, a.if_opackets) == (1, 0)
+
+
+def test_a_discipline_decides_what_leaves_an_epair(world):
+    _, a, b = pair(world)
+    a.if_snd.altq_attach(Priority(2, classify=lambda m: int(m[PKTHDR + 14 :] == b"high")))
+    a.if_snd.altq_enable()
+    a.if_drv_flags |= IFF.OACTIVE
+
+    for text in ("low", "high"):
+        assert host_sends(a, framed(text)) == 0
+    assert texts(b) == []
+    a.if_drv_flags &= ~IFF.OACTIVE
+    a.if_start()
+
+    assert texts(b) == ["high", "low"]
+    assert a.if_opackets == 2
+    world.up(a, False)
+    assert len(a.if_snd) == 0
 
 
 def test_half_an_epair_serves_in_another_vnet_and_loses_its_link_with_the_other(world):

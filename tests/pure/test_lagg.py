@@ -16,18 +16,12 @@ from iflab.drivers.vlan import Vlanreq
 from iflab.net import IFF, IFT, PKTHDR, Ifreq, LinkState, Priv, SockaddrDl, Thread, mbuf
 from iflab.switch import Switch
 
-from .devices import BROADCAST, World, framed, heard, host_sends, texts
+from .devices import BROADCAST, World, framed, heard, host_sends, refused, texts
 
 
 @pytest.fixture
 def world():
     return World()
-
-
-def refused(code, fn, *args, **kwargs):
-    with pytest.raises(OSError, match=r".") as error:
-        fn(*args, **kwargs)
-    assert error.value.errno == code
 
 
 def aggregate(world, name, ports=2, proto="failover", words=""):

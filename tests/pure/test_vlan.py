@@ -10,18 +10,12 @@ from hypothesis import strategies as st
 from iflab.drivers.vlan import Vlanreq, tagged, untagged
 from iflab.net import IFCAP, IFF, PKTHDR, Ifreq, LinkState, Priv, Thread, finish, mbuf
 
-from .devices import World, framed, heard, host_sends, texts
+from .devices import World, framed, heard, host_sends, refused, texts
 
 
 @pytest.fixture
 def world():
     return World()
-
-
-def refused(code, fn, *args, **kwargs):
-    with pytest.raises(OSError, match=r".") as error:
-        fn(*args, **kwargs)
-    assert error.value.errno == code
 
 
 def vlan(world, parent, tag, proto=0x8100, name="vlan"):
