@@ -743,7 +743,7 @@ class Bridge(Device):
     def command(self, cmd: str, data: Any) -> bool:
         """``SIOCSDRVSPEC`` and ``SIOCGDRVSPEC`` with an ``Ifbreq``; the members' MTU only; a MAC of its own."""
         if cmd in ("SIOCSDRVSPEC", "SIOCGDRVSPEC"):
-            request: Ifbreq = data.ifr_data
+            request = self.record(cmd, data, Ifbreq)
             entry = _COMMANDS.get(request.cmd)
             if entry is None or entry[0] != (cmd == "SIOCSDRVSPEC"):
                 raise OSError(errno.EINVAL, f"{self.ifp.if_xname}: {request.cmd} is no command of {cmd}")

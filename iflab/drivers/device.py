@@ -7,9 +7,10 @@ See ``iflab/drivers/__init__.py`` for the whole. A device defines ``kind`` and
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from iflab.linux import Netns, Tap
 from iflab.net import ACCEPTS_ALL, IFF, PKTHDR, BpfSide, Clock, Cloner, Ifnet, Mbuf, Vnet, bpf_mtap
@@ -17,6 +18,9 @@ from iflab.net import ACCEPTS_ALL, IFF, PKTHDR, BpfSide, Clock, Cloner, Ifnet, M
 from .tap import Loop, TapNic
 
 __all__ = ["Device", "Maker", "is_leaving"]
+
+
+R = TypeVar("R")
 
 
 @dataclass(slots=True)
@@ -91,9 +95,12 @@ class Device(TapNic):
         return ACCEPTS_ALL
 
     def if_start(self, ifp: Ifnet) -> None:
-        """Show what waits in ``if_snd`` to the listeners, and pass it on."""
+        """Show what waits in ``if_snd`` to the listeners, and pass it on; while down it is lost, an output error."""
         dequeue, send = ifp.if_snd.dequeue, self.send
         while (m := dequeue()) is not None:
+            if not self._running:
+                ifp.if_oerrors += 1
+                continue
             if ifp.if_bpf:
                 bpf_mtap(ifp, m, BpfSide.OUT)
             send(m)
@@ -126,6 +133,15 @@ class Device(TapNic):
     def _obey(self, ifp: Ifnet, cmd: str, data: Any) -> None:
         if not self.command(cmd, data):
             super()._obey(ifp, cmd, data)
+
+    def record(self, cmd: str, data: Any, kind: type[R]) -> R:
+        """The record of an ioctl, in ``ifr_data``. Raises EFAULT for anything else."""
+        if not isinstance(data.ifr_data, kind):
+            raise OSError(
+                errno.EFAULT,
+                f"{self.ifp.if_xname}: {cmd} takes {kind.__name__} in ifr_data, not {data.ifr_data!r}",
+            )
+        return data.ifr_data
 
     def command(self, cmd: str, data: Any) -> bool:
         """Obey an ioctl of the device's own; False for one that it does not know. Raises ``OSError``."""

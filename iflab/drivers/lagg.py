@@ -449,7 +449,7 @@ class Lagg(Device):
             return True
         if cmd not in _COMMANDS:
             return False
-        request: Laggreq = data.ifr_data
+        request = self.record(cmd, data, Laggreq)
         if cmd == "SIOCGLAGG":
             request.proto, request.hash = self.proto, self.hash
             request.fast, request.active = self.fast, self.active

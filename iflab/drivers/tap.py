@@ -480,7 +480,7 @@ class TapNic(Driver):
         """
         ifp, end = self.ifp, self.end
         self._lane = None
-        if end is None or not ifp.plain or ifp.if_bpf or not self._sends_straight():
+        if end is None or not self._running or not ifp.plain or ifp.if_bpf or not self._sends_straight():
             ifp.kernel.giant.turns += 1
             count, transmit = ifp.if_addrhead.count_output, ifp.transmit_mbuf
             if ifp.if_claims:
@@ -633,9 +633,12 @@ class TapNic(Driver):
             send(m)
 
     def send(self, m: Mbuf) -> None:
-        """Put one frame on the wire, finished as far as need be; without a wire it is lost, an output error."""
+        """Put one frame on the wire, finished as far as need be.
+
+        Without a wire, or while the NIC is down, it is lost, an output error.
+        """
         end = self.end
-        if end is None:
+        if end is None or not self._running:
             self.ifp.if_oerrors += 1
             return
         accepts = 0 if self.ifp.if_bpf else end.accepts

@@ -310,13 +310,13 @@ class Vlan(Device):
         """``SIOCSETVLAN``, ``SIOCGETVLAN``, ``SIOCSVLANPCP``, ``SIOCGVLANPCP``; MTU at most what the parent carries."""
         if cmd == "SIOCSETVLAN":
             self.ifp.kernel.priv_check(Priv.NET_VLAN)
-            self.configure(data.ifr_data)
+            self.configure(self.record(cmd, data, Vlanreq))
         elif cmd == "SIOCGETVLAN":
             parent = self.parent.if_xname if self.parent is not None else ""
             data.ifr_data = Vlanreq(parent, self.vid, int.from_bytes(self.proto, "big"))
         elif cmd == "SIOCSVLANPCP":
             self.ifp.kernel.priv_check(Priv.NET_VLAN)
-            self.set_pcp(int(data.ifr_data))
+            self.set_pcp(self.record(cmd, data, int))
         elif cmd == "SIOCGVLANPCP":
             data.ifr_data = self.pcp
         elif cmd == "SIOCSIFMTU":
