@@ -5,7 +5,7 @@
            em1 ==== em1
 
 Run:     iflab run scenarios/23_lacp.py
-Watch:   iflab exec lacp alice ip -d link show lagg0
+Watch:   iflab ifconfig lacp alice -v lagg0
 Expect:  both cables carry flows; one that loses LACPDUs, but keeps its light, is given up.
 """
 

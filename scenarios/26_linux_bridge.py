@@ -8,6 +8,7 @@ Watch:   iflab exec linux_bridge linux bridge -d link
 Expect:  the switch, which would speak RSTP, falls back to STP; its second port is blocked until the first is cut.
 """
 
+import json
 import time
 
 from iflab import Lab, Missing
@@ -31,19 +32,22 @@ def scenario(lab: Lab, forward_delay: int = 2, patience: float = 30.0) -> None:
     def ports() -> dict[str, tuple[Role, State]]:
         return {name: found for name, found in sw.bridge.roles().items() if name != "p2"}
 
-    wait(lambda: a.ping("192.0.2.9", timeout=0.5).received, patience)
+    def linux_port(name: str) -> str:
+        """What Linux says of its port: ``forwarding``, ``listening`` ..."""
+        link = json.loads(linux.run(["ip", "-j", "-d", "link", "show", name]).stdout)[0]
+        return link["linkinfo"]["info_slave_data"]["state"]
+
+    settled = {"p0": (Role.ROOT, State.FORWARDING), "p1": (Role.ALTERNATE, State.DISCARDING)}
+    wait(lambda: ports() == settled and linux_port("em0") == "forwarding", patience)
     assert not sw.bridge.stp.is_root
-    assert ports() == {
-        "p0": (Role.ROOT, State.FORWARDING),
-        "p1": (Role.ALTERNATE, State.DISCARDING),
-    }
+    assert a.ping("192.0.2.9", count=3, interval=0.05).received == 3
     lab.log(sw.ifconfig("bridge0").strip())
 
     began = time.monotonic()
     cables[0].cut()
+    wait(lambda: ports()["p1"] == (Role.ROOT, State.FORWARDING), patience)
     wait(lambda: a.ping("192.0.2.9", timeout=0.5).received, patience)
     lab.log(f"back after {time.monotonic() - began:.1f} s")
-    assert ports()["p1"] == (Role.ROOT, State.FORWARDING)
 
 
 def wait(condition: object, patience: float) -> None:

@@ -708,7 +708,12 @@ class TapNic(Driver):
                 if able & IFCAP.TSO4 and able & IFCAP.TSO6:
                     wanted |= TUN_F_USO4 | TUN_F_USO6  # Linux wants both or none
         if wanted != self._offload and self.tap.fd >= 0:
-            self.tap.set_offload(wanted)
+            try:
+                self.tap.set_offload(wanted)
+            except OSError as error:
+                if error.errno != errno.EBADFD:
+                    raise
+                return  # the device was deleted under us
             self._offload = wanted
             self._stale_until = time.monotonic() + STALE_FOR
             self._tell_trunk()

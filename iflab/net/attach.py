@@ -7,11 +7,12 @@ first of an arrival is told last of a departure only where the original does so.
 from __future__ import annotations
 
 import errno
+import logging
 import time
 from typing import TYPE_CHECKING
 
 from .driver import DeadDriver
-from .errors import KernelPanic, refuse
+from .errors import KernelPanic, refuse, report
 from .flags import IFG_ALL, IP_MAXPACKET, RTF, AddressFamily
 from .group import if_addgroup, if_delgroups
 from .ifaddr import ifa_alloc
@@ -39,6 +40,8 @@ __all__ = [
     "if_vmove_loan",
     "if_vmove_reclaim",
 ]
+
+_log = logging.getLogger("iflab.net")
 
 _MCLBYTES = 2048
 _ETHER_HDR_LEN = 14
@@ -153,10 +156,17 @@ def if_purgeaddrs(ifp: Ifnet) -> None:
 def if_dead(ifp: Ifnet) -> None:
     """Put the dead driver below the interface: nothing reaches the real one any more (called at 878;
     ``net/if_dead.c``).
+
+    A driver that fails at its end is reported, and the interface goes all the same.
     """
     gone, ifp.if_driver = ifp.if_driver, DeadDriver()
     ifp.bind_driver()
-    gone.if_detached(ifp)
+    try:
+        gone.if_detached(ifp)
+    except KernelPanic:
+        raise
+    except BaseException as error:
+        report(_log, error, "%s: if_detached of %r failed", ifp.if_xname, gone)
 
 
 def if_detach(ifp: Ifnet) -> None:

@@ -455,6 +455,17 @@ def test_a_driver_that_fails_in_any_way_is_an_errno(caplog):
     assert "KeyError" in caplog.text
 
 
+def test_a_driver_that_fails_at_its_end_keeps_no_interface_alive(caplog):
+    vnet, ifp, driver = ethernet()
+    driver.if_detached = lambda ifp: {}["not there"]
+
+    ifp.if_detach()
+    ifp.if_free()
+
+    assert vnet.ifnets() == ()
+    assert "em0: if_detached of" in caplog.text
+
+
 def test_a_stack_that_is_not_there_refuses_or_takes_note():
     stack = Stack()
     vnet, ifp, _ = ethernet(stack=stack)
