@@ -345,6 +345,10 @@ def _lagg_hash(run: Run, word: str, layers: str) -> None:
     run.ioctl("SIOCSLAGGHASH", "SIOCSLAGGHASH", ifr_data=Laggreq(hash=tuple(layers.split(","))))
 
 
+def _lagg_stride(run: Run, word: str, value: str) -> None:
+    run.ioctl("SIOCSLAGGOPTS", f"SIOCSLAGGOPTS {word}", ifr_data=Laggreq(stride=run.number(value, word)))
+
+
 def _lagg_option(fast: bool | None = None, active: bool | None = None) -> Action:
     def act(run: Run, word: str) -> None:
         run.ioctl("SIOCSLAGGOPTS", f"SIOCSLAGGOPTS {word}", ifr_data=Laggreq(fast=fast, active=active))
@@ -359,6 +363,7 @@ def _lagg_lines(lagg: Lagg, verbose: bool) -> list[str]:
         lines += [
             "\tlagg options:",
             f"\t\tflags={bits_text(_LACP_STRICT | _LACP_FAST * lagg.fast, _LAGG_OPTIONS)}",
+            *([f"\t\trr_limit: {lagg.stride}"] if lagg.proto == "roundrobin" else []),
             "\tlagg statistics:",
             f"\t\tactive ports: {sum(port.has_link for port in lagg.ports.values())}",
             f"\t\tflapping: {lagg.flapping}",
@@ -458,6 +463,7 @@ DEVICE_PARAMETERS: dict[str, tuple[int, Action]] = {
     "lagghash": (1, _lagg_hash),
     "lacp_fast_timeout": (0, _lagg_option(fast=True)),
     "-lacp_fast_timeout": (0, _lagg_option(fast=False)),
+    "rr_limit": (1, _lagg_stride),
     "lacp_passive": (0, _lagg_option(active=False)),
     "-lacp_passive": (0, _lagg_option(active=True)),
     "addm": (1, _bridge_member("BRDGADD")),

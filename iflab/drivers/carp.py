@@ -22,7 +22,8 @@ every advskew, up to 240, so that a healthier host takes over everything. A mast
 leaves of its own will says so: an advertisement with 255 for both numbers.
 
 Settings of a vnet (``host.bsd("sysctl", ...)``): ``net.inet.carp.allow``, ``.preempt``,
-``.log``, and ``.demotion``, to which a number is *added*.
+``.log``, ``.ifdown_demotion_factor``, ``.senderr_demotion_factor``, and ``.demotion``, to
+which a number is *added*.
 """
 
 from __future__ import annotations
@@ -79,12 +80,8 @@ CARP_GROUP, CARP_GROUP6 = "224.0.0.18", "ff02::12"
 PROTOCOL = 112
 KEY_LENGTH = 20
 MAXSKEW = 240
-INTERFACE_DOWN = 240
-"""Demotion by an interface without link (``net.inet.carp.ifdown_demotion_factor``)."""
-SEND_ERRORS = 240
-"""Demotion by advertisements that could not be sent (``senderr_demotion_factor``) ..."""
 _MOST_ERRORS = 3
-"""... after so many; as many that went out end it."""
+"""Advertisements that could not be sent and demote, and those that went out and end it."""
 
 _HEADER = struct.Struct("!BBBBBBHII")
 _LENGTH = 36
@@ -138,6 +135,10 @@ class CarpVnet:
     preempt: int = 0
     log: int = 1
     demotion: int = 0
+    ifdown_demotion_factor: int = 240
+    """Demotion by an interface without link."""
+    senderr_demotion_factor: int = 240
+    """Demotion by advertisements that could not be sent."""
 
 
 @dataclass(slots=True, eq=False)
@@ -177,15 +178,14 @@ class VirtualHost:
         self.key = b""
         self.addresses: list[Address] = []
         self.counter = random.getrandbits(64)
-        self.suppressed = False
-        """It demotes its vnet: the interface has no link."""
+        self.demotes = {"interface down": 0, "send error": 0}
+        """By how much it demotes its vnet, and why: the interface has no link, or cannot send."""
         self.sent = 0
         self.received = 0
         self.bad = 0
         """Advertisements for this vhid that were passed over: wrong key, checksum, length."""
         self._send_errors = 0
         self._send_successes = 0
-        self._demoted_by_errors = False
         self._timer: Timer | None = None
         self._down_timer: dict[int, Timer] = {}
 
@@ -247,16 +247,29 @@ class VirtualHost:
         if not usable or not self.settings.allow or not self.addresses:
             self.stop_timers()
             self.set_state(State.INIT, "hardware interface down" if not usable else "not in use")
-            if not usable and not self.suppressed:
-                self.suppressed = True
-                self.carp.demote(ifp.curvnet, INTERFACE_DOWN, "interface down")
+            if not usable:
+                self._demote("interface down", self.settings.ifdown_demotion_factor)
             return
-        if self.suppressed:
-            self.suppressed = False
-            self.carp.demote(ifp.curvnet, -INTERFACE_DOWN, "interface up")
+        self._promote("interface down", "interface up")
         if self.state is State.INIT:
             self.set_state(State.BACKUP, "initialization complete")
             self.set_timers()
+
+    def _demote(self, why: str, by: int) -> None:
+        """Let the vnet be demoted, once, until ``_promote`` with the same reason."""
+        if not self.demotes[why] and by:
+            self.demotes[why] = by
+            self.carp.demote(self.ifp.curvnet, by, why)
+
+    def _promote(self, why: str, reason: str) -> None:
+        by, self.demotes[why] = self.demotes[why], 0
+        if by:
+            self.carp.demote(self.ifp.curvnet, -by, reason)
+
+    def retire(self) -> None:
+        """It demotes nobody any more."""
+        for why in self.demotes:
+            self._promote(why, "vhid removed")
 
     def stop_timers(self) -> None:
         """Nothing is due any more."""
@@ -334,16 +347,15 @@ class VirtualHost:
         if failed:
             self._send_successes = 0
             self._send_errors += 1
-            if self._send_errors == _MOST_ERRORS and not self._demoted_by_errors:
-                self._demoted_by_errors = True
-                self.carp.demote(self.ifp.curvnet, SEND_ERRORS, "send error")
+            if self._send_errors == _MOST_ERRORS:
+                self._demote("send error", self.settings.senderr_demotion_factor)
             return
         self._send_errors = 0
-        if self._demoted_by_errors:
+        if self.demotes["send error"]:
             self._send_successes += 1
             if self._send_successes >= _MOST_ERRORS:
-                self._demoted_by_errors, self._send_successes = False, 0
-                self.carp.demote(self.ifp.curvnet, -SEND_ERRORS, "send ok")
+                self._send_successes = 0
+                self._promote("send error", "send ok")
 
     def _own_source(self, family: AddressFamily) -> bytes:
         """The interface's own address to send from; all zeros without one."""
@@ -478,9 +490,7 @@ class Carp:
             host.state = State.INIT
         else:
             host.set_state(State.INIT, "removed")
-        if host.suppressed:
-            host.suppressed = False
-            self.demote(ifp.curvnet, -INTERFACE_DOWN, "vhid removed")
+        host.retire()
         cif.hosts.pop(host.vhid, None)
         if cif.hosts:
             return
@@ -793,4 +803,6 @@ def load(kernel: Kernel, maker: Maker) -> Carp:
     setting("preempt", "take over from a slower master")
     setting("log", "log changes of state")
     setting("demotion", "demotion counter; a number is added")
+    setting("ifdown_demotion_factor", "demotion by an interface without link")
+    setting("senderr_demotion_factor", "demotion by advertisements that could not be sent")
     return carp

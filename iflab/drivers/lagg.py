@@ -10,6 +10,7 @@
         |    |    |    loadbalance by a hash of the flow's addresses
                        broadcast   all of them
                        lacp        as loadbalance, among the ports on which both ends agreed
+                       none        no port at all: no traffic, as long as that is wanted
 
 Ports keep no protocols of their own: what their hosts send is refused (ENETDOWN), what
 they receive is the aggregate's. They get the aggregate's MAC, modes and groups, and
@@ -34,6 +35,7 @@ from iflab.net import (
     IFF,
     IFT,
     PKTHDR,
+    DeadDriver,
     Ifmultiaddr,
     Ifnet,
     Ifreq,
@@ -54,7 +56,7 @@ from .tap import TapNic
 
 __all__ = ["HASHES", "PROTOCOLS", "Lagg", "LaggPort", "Laggreq", "flow_hash", "load"]
 
-PROTOCOLS = ("failover", "loadbalance", "roundrobin", "broadcast", "lacp")
+PROTOCOLS = ("failover", "loadbalance", "roundrobin", "broadcast", "lacp", "none")
 HASHES = ("l2", "l3", "l4")
 _FRAGMENT = 0x3FFF
 _COMMANDS = frozenset(
@@ -67,7 +69,7 @@ class Laggreq:
     """What the ioctls of lagg(4) take and give in ``ifr_data``.
 
     ``SIOCSLAGG`` ``proto``, ``SIOCSLAGGPORT`` and ``SIOCSLAGGDELPORT`` ``port``,
-    ``SIOCSLAGGHASH`` ``hash``, ``SIOCSLAGGOPTS`` ``fast`` and ``active``;
+    ``SIOCSLAGGHASH`` ``hash``, ``SIOCSLAGGOPTS`` ``fast``, ``active`` and ``stride``;
     ``SIOCGLAGG`` fills everything in.
     """
 
@@ -76,6 +78,8 @@ class Laggreq:
     hash: tuple[str, ...] | None = None
     fast: bool | None = None
     active: bool | None = None
+    stride: int | None = None
+    """Frames that a port sends before the next has its turn (``roundrobin``), 1 or more."""
     ports: list[tuple[str, frozenset[str]]] = field(default_factory=list)
 
 
@@ -142,12 +146,14 @@ class Lagg(Device):
         self.lacp: Lacp | None = None
         self.fast = False
         self.active = True
+        self.stride = 1
+        """Frames that a port sends before it is the next one's turn (``roundrobin``)."""
         self.sets_mtu = False
         """The ports' MTU is changed by the aggregate itself."""
         self.flapping = 0
         """How often a port lost its link."""
         self._key = random.getrandbits(32)
-        self._turn = 0
+        self._sent = 0
         self._usable: list[LaggPort] = []
         self._ticker: Timer | None = None
         self._starts: dict[str, Callable[[Mbuf], bool]] = {
@@ -156,6 +162,7 @@ class Lagg(Device):
             "lacp": self._loadbalance,
             "roundrobin": self._roundrobin,
             "broadcast": self._broadcast,
+            "none": lambda m: False,
         }
 
     def if_detached(self, ifp: Ifnet) -> None:
@@ -233,6 +240,7 @@ class Lagg(Device):
         if not departing:
             for ifma in port.joined.values():
                 if_delmulti_ifma(ifma)
+        if not isinstance(ifp.if_driver, DeadDriver):  # it may only be moving to another vnet
             _set_mac(ifp, port.lladdr)
         self.follow_link()
         self.accepts_change()
@@ -247,6 +255,8 @@ class Lagg(Device):
     def _find_usable(self) -> list[LaggPort]:
         if self.proto == "lacp":
             return [p for p in self.ports.values() if p.lacp is not None and p.lacp.distributes]
+        if self.proto == "none":
+            return []
         return [port for port in self.ports.values() if port.has_link]
 
     def follow_link(self) -> None:
@@ -352,8 +362,16 @@ class Lagg(Device):
         self.lacp.add(port.lacp)
         self.lacp.port_enabled(port.lacp, port.has_link)
 
-    def set_options(self, fast: bool | None = None, active: bool | None = None) -> None:
-        """Ask for LACPDUs each second; speak unasked."""
+    def set_options(
+        self, fast: bool | None = None, active: bool | None = None, stride: int | None = None
+    ) -> None:
+        """Ask for LACPDUs each second; speak unasked; frames at a turn. Raises EINVAL for a stride below 1."""
+        if stride is not None:
+            if stride < 1:
+                raise OSError(errno.EINVAL, f"{self.ifp.if_xname}: rr_limit is 1 or more, not {stride}")
+            self.stride, self._sent = stride, 0
+        if fast is None and active is None:
+            return
         self.fast = self.fast if fast is None else fast
         self.active = self.active if active is None else active
         if self.lacp is not None:
@@ -409,8 +427,8 @@ class Lagg(Device):
         return self._out(self._usable[0], m)
 
     def _roundrobin(self, m: Mbuf) -> bool:
-        turn = self._turn % len(self._usable)
-        self._turn = turn + 1
+        turn = self._sent // self.stride % len(self._usable)
+        self._sent += 1
         return self._out(self._usable[turn], m)
 
     def _loadbalance(self, m: Mbuf) -> bool:
@@ -432,7 +450,9 @@ class Lagg(Device):
             if port.lacp is None or not port.lacp.collects:
                 ifp.if_iqdrops += 1
                 return
-        elif self.proto == "failover" and self._usable and self._usable[0] is not port:
+        elif self.proto == "none" or (
+            self.proto == "failover" and self._usable and self._usable[0] is not port
+        ):
             ifp.if_iqdrops += 1  # what a switch floods would be heard twice
             return
         self.input(m)
@@ -452,7 +472,7 @@ class Lagg(Device):
         request = self.record(cmd, data, Laggreq)
         if cmd == "SIOCGLAGG":
             request.proto, request.hash = self.proto, self.hash
-            request.fast, request.active = self.fast, self.active
+            request.fast, request.active, request.stride = self.fast, self.active, self.stride
             request.ports = [(p.ifp.if_xname, self.port_flags(p)) for p in self.ports.values()]
             return True
         self.ifp.kernel.priv_check(Priv.NET_LAGG)
@@ -461,7 +481,7 @@ class Lagg(Device):
         elif cmd == "SIOCSLAGGHASH":
             self._set_hash(request.hash or ())
         elif cmd == "SIOCSLAGGOPTS":
-            self.set_options(request.fast, request.active)
+            self.set_options(request.fast, request.active, request.stride)
         else:
             found = self.ifp.curvnet.ifunit(request.port)
             if found is None:

@@ -39,7 +39,7 @@ from .attach import if_attachdomain
 from .bpf import BpfSide, BpfTap, bpf_ifdetach, bpf_mtap, bpf_peers_present, bpfattach, bpfdetach
 from .clock import Clock, ManualClock, Timer
 from .clone import Cloner
-from .driver import Driver
+from .driver import DeadDriver, Driver
 from .errors import ENOIOCTL, KernelPanic, errno_name, report
 from .ethernet import (
     Arpcom,
@@ -128,6 +128,7 @@ __all__ = [
     "BpfTap",
     "Clock",
     "Cloner",
+    "DeadDriver",
     "Discipline",
     "Domain",
     "Driver",

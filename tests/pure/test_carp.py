@@ -159,6 +159,52 @@ def test_link_loss_demotes_and_hands_everything_over(world):
     assert sysctl(a, ["net.inet.carp.demotion"]) == "net.inet.carp.demotion: 0\n"
 
 
+def test_advertisements_that_cannot_be_sent_demote(world):
+    alice, bob, one, _ = two(world)
+    vnet = alice.if_vnet
+    world.up(bob, False)  # or it would take over meanwhile
+    world.settle(4)
+
+    def demotion_after(seconds):
+        world.settle(seconds)
+        return one.settings.demotion
+
+    def send_queue(maxlen):
+        alice.if_snd.ifq_maxlen = maxlen
+        alice.if_drv_flags = alice.if_drv_flags & ~IFF.OACTIVE | (0 if maxlen else IFF.OACTIVE)
+
+    send_queue(0)
+    assert demotion_after(1.5) == 0
+    assert demotion_after(3) == 240
+    send_queue(50)
+    assert demotion_after(8) == 0  # three that went out, each at 1 + 240/256 s
+
+    sysctl(vnet, ["net.inet.carp.senderr_demotion_factor=17"])
+    send_queue(0)
+    assert demotion_after(4) == 17
+    assert vnet.kernel.hooks.carp_remove_p(alice, as_sockaddr("192.0.2.100"))
+    assert one.settings.demotion == 0
+    assert sysctl(vnet, ["net.inet.carp"]).splitlines() == [
+        "net.inet.carp.allow: 1",
+        "net.inet.carp.preempt: 0",
+        "net.inet.carp.log: 1",
+        "net.inet.carp.demotion: 0",
+        "net.inet.carp.ifdown_demotion_factor: 240",
+        "net.inet.carp.senderr_demotion_factor: 17",
+    ]
+
+
+def test_how_much_a_link_demotes_can_be_set(world):
+    alice, _, one, _ = two(world)
+    sysctl(alice.if_vnet, ["net.inet.carp.ifdown_demotion_factor=9"])
+    world.up(alice, False)
+    assert one.settings.demotion == 9
+    sysctl(alice.if_vnet, ["net.inet.carp.ifdown_demotion_factor=50"])
+    world.up(alice)
+
+    assert one.settings.demotion == 0
+
+
 def test_an_interface_that_is_down_is_no_master(world):
     alice, _, one, other = two(world)
     world.settle(4)

@@ -9,7 +9,7 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Dot1Q, Ether
 
-from iflab.bsd import ifconfig
+from iflab.bsd import CommandError, ifconfig
 from iflab.drivers.lacp import Info, Lacp, Lacpdu, LacpPort, Mux, PortState, Receive, decode, encode
 from iflab.drivers.lagg import Laggreq, flow_hash
 from iflab.drivers.vlan import Vlanreq
@@ -214,6 +214,55 @@ def test_roundrobin_takes_turns(world):
 
     assert [sent(cable) for cable in cables] == [3, 3, 3]
     assert len(heard(b)) == 9
+
+
+def test_roundrobin_gives_every_port_several_frames_at_a_time(world):
+    a, b, cables = joined(world, "roundrobin")
+    ifconfig(a.if_vnet, ["lagg0", "rr_limit", "3"])
+    before = [sent(cable) for cable in cables]
+
+    for _ in range(9):
+        host_sends(a, framed("x"))
+
+    assert [sent(cable) - was for cable, was in zip(cables, before, strict=True)] == [6, 3]
+    assert len(heard(b)) == 9
+    assert "\t\trr_limit: 3\n" in ifconfig(a.if_vnet, ["-v", "lagg0"])
+    with pytest.raises(CommandError, match="rr_limit is 1 or more, not 0"):
+        ifconfig(a.if_vnet, ["lagg0", "rr_limit", "0"])
+
+
+def test_without_a_protocol_there_is_no_traffic(world):
+    a, b, _ = joined(world, "failover")
+    ifconfig(a.if_vnet, ["lagg0", "laggproto", "none"])
+    world.settle()
+
+    host_sends(a, framed("out"))
+    host_sends(b, framed("in"))
+
+    assert heard(a) == heard(b) == []
+    assert a.if_oerrors == 1
+    assert a.if_link_state is LinkState.DOWN
+    ifconfig(a.if_vnet, ["lagg0", "laggproto", "failover"])
+    world.settle()
+    host_sends(a, framed("again"))
+    assert texts(b) == ["again"]
+
+
+def test_a_port_that_moves_to_another_host_takes_its_own_mac_along(world):
+    a, _, _ = joined(world, "failover")
+    vnet, guest = a.if_vnet, world.host("guest")
+    em0, em1 = (vnet.ifunit(name) for name in ("em0", "em1"))
+    own = a.if_softc.ports[em1].lladdr
+    world.clone(vnet, "vlan", Vlanreq("lagg0", 5))
+    ifconfig(vnet, ["lagg0", "promisc"])
+
+    em1.if_vmove(guest)
+
+    assert em1.lladdr == own != em0.lladdr == a.lladdr
+    assert not em1.if_flags & (IFF.PROMISC | IFF.ALLMULTI)
+    assert em1.if_type == IFT.ETHER
+    assert em1.plain
+    assert list(a.if_softc.ports) == [em0]
 
 
 def test_broadcast_sends_everywhere(world):
