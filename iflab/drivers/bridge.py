@@ -55,7 +55,7 @@ from iflab.net.rtsock import IfMessage, RoutingMessage
 
 from . import bpdu
 from .carp import VMAC
-from .device import Device, Maker, is_leaving
+from .device import Device, Maker, is_leaving, stands_on
 from .fdb import Entry, ForwardingTable
 from .rstp import Bpdu, Role, Rstp, State, StpPort
 from .tap import TapNic
@@ -247,6 +247,8 @@ class Bridge(Device):
             raise OSError(
                 errno.EINVAL, f"{own.if_xname}: {ifp.if_xname} cannot be a member: it is no Ethernet NIC"
             )
+        if stands_on(ifp, own):
+            raise OSError(errno.EINVAL, f"{own.if_xname}: {ifp.if_xname} stands on it")
         if not self.members:
             if ifp.if_mtu != own.if_mtu:
                 self._set_mtu(own, ifp.if_mtu)
@@ -265,6 +267,9 @@ class Bridge(Device):
         if flags & IFBIF.STP:
             self._stp_member(member)
         return member
+
+    def below(self) -> Iterable[Ifnet]:
+        return self.members
 
     @staticmethod
     def _can_be_member(ifp: Ifnet) -> bool:

@@ -58,11 +58,10 @@ from iflab.net import (
     Timer,
     Vnet,
     VnetSetting,
-    if_delmulti_ifma,
     mbuf,
 )
 
-from .device import Maker, is_leaving
+from .device import Maker, is_leaving, leave
 
 __all__ = [
     "VMAC",
@@ -498,7 +497,7 @@ class Carp:
         ifp.if_claim("carp", False)
         if not departing:
             for ifma in cif.joined:
-                if_delmulti_ifma(ifma)
+                leave(ifma)
         with contextlib.suppress(OSError):  # a dead driver has no modes any more
             ifp.ifpromisc(0)
 

@@ -8,16 +8,29 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 from iflab.linux import Netns, Tap
-from iflab.net import ACCEPTS_ALL, IFF, PKTHDR, BpfSide, Clock, Cloner, Ifnet, Mbuf, Vnet, bpf_mtap
+from iflab.net import (
+    ACCEPTS_ALL,
+    IFF,
+    PKTHDR,
+    BpfSide,
+    Clock,
+    Cloner,
+    Ifmultiaddr,
+    Ifnet,
+    Mbuf,
+    Vnet,
+    bpf_mtap,
+    if_delmulti_ifma,
+)
 
 from .tap import Loop, TapNic
 
-__all__ = ["Device", "Maker", "is_leaving"]
+__all__ = ["Device", "Maker", "is_leaving", "leave", "stands_on"]
 
 
 R = TypeVar("R")
@@ -88,6 +101,10 @@ class Device(TapNic):
         ifp.if_detach()
         ifp.if_free()
 
+    def below(self) -> Iterable[Ifnet]:
+        """The interfaces that it stands on: a parent, ports, members."""
+        return ()
+
     # frames
 
     def leaves(self) -> int:
@@ -146,6 +163,20 @@ class Device(TapNic):
     def command(self, cmd: str, data: Any) -> bool:
         """Obey an ioctl of the device's own; False for one that it does not know. Raises ``OSError``."""
         return False
+
+
+def stands_on(ifp: Ifnet, other: Ifnet) -> bool:
+    """True when ``other`` is ``ifp`` or somewhere below it: nothing may be put on ``ifp`` to carry ``other`` then."""
+    device = ifp.if_softc
+    return ifp is other or (
+        isinstance(device, Device) and any(stands_on(each, other) for each in device.below())
+    )
+
+
+def leave(ifma: Ifmultiaddr) -> None:
+    """Give a membership of a group back, unless somebody else took it away."""
+    if ifma.ifma_refcount > 0:
+        if_delmulti_ifma(ifma)
 
 
 def is_leaving(ifp: Ifnet) -> bool:

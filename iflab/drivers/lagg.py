@@ -24,7 +24,7 @@ import errno
 import functools
 import random
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,12 +45,11 @@ from iflab.net import (
     Priv,
     SockaddrDl,
     Timer,
-    if_delmulti_ifma,
     mbuf,
 )
 
 from . import lacp
-from .device import Device, Maker, is_leaving
+from .device import Device, Maker, is_leaving, leave
 from .lacp import Lacp, LacpPort
 from .tap import TapNic
 
@@ -211,6 +210,9 @@ class Lagg(Device):
         self.accepts_change()
         return port
 
+    def below(self) -> Iterable[Ifnet]:
+        return self.ports
+
     def _take_over(self, ifp: Ifnet) -> None:
         """The first port gives the aggregate its MAC and MTU."""
         own = self.ifp
@@ -239,7 +241,7 @@ class Lagg(Device):
                 ifp.if_allmulti(0)
         if not departing:
             for ifma in port.joined.values():
-                if_delmulti_ifma(ifma)
+                leave(ifma)
         if not isinstance(ifp.if_driver, DeadDriver):  # it may only be moving to another vnet
             _set_mac(ifp, port.lladdr)
         self.follow_link()
@@ -305,7 +307,7 @@ class Lagg(Device):
         for mac in macs - set(port.joined):
             port.joined[mac] = ifp.if_addmulti(SockaddrDl(sdl_lladdr=mac))
         for mac in set(port.joined) - macs:
-            if_delmulti_ifma(port.joined.pop(mac))
+            leave(port.joined.pop(mac))
 
     def mac_changed(self) -> None:
         """The aggregate has another MAC: so have its ports."""

@@ -26,6 +26,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,10 +46,9 @@ from iflab.net import (
     Priv,
     SockaddrDl,
     Vnet,
-    if_delmulti_ifma,
 )
 
-from .device import Device, Maker, is_leaving
+from .device import Device, Maker, is_leaving, leave, stands_on
 from .tap import TapNic
 
 __all__ = ["Trunk", "Vlan", "Vlanreq", "load", "tagged", "untagged"]
@@ -163,9 +163,9 @@ class Vlan(Device):
     def configure(self, request: Vlanreq) -> None:
         """Become the vlan of a parent (``vlan_config``); with no parent in the request leave it.
 
-        Raises EINVAL for a VID that cannot be, ENOENT without the parent, EBUSY
-        when there is one already, EPROTONOSUPPORT for a parent that is no
-        Ethernet, EEXIST when it has such a vlan.
+        Raises EINVAL for a VID that cannot be and for a parent that stands on this
+        one, ENOENT without the parent, EBUSY when there is one already,
+        EPROTONOSUPPORT for a parent that is no Ethernet, EEXIST when it has such a vlan.
         """
         ifp = self.ifp
         if not request.vlr_parent:
@@ -190,6 +190,8 @@ class Vlan(Device):
             )
         if parent is ifp or not self._can_carry(parent):
             raise OSError(errno.EPROTONOSUPPORT, f"{ifp.if_xname}: {parent.if_xname} carries no tags")
+        if stands_on(parent, ifp):
+            raise OSError(errno.EINVAL, f"{ifp.if_xname}: {parent.if_xname} stands on it")
         trunk: Trunk = parent.if_vlantrunk or Trunk(parent)
         if (proto, request.vlr_tag) in trunk.vlans:
             raise OSError(errno.EEXIST, f"{parent.if_xname} has a vlan {request.vlr_tag} already")
@@ -203,6 +205,9 @@ class Vlan(Device):
         self.follow_parent()
         self._pass_down()
         self.follow_link()
+
+    def below(self) -> Iterable[Ifnet]:
+        return () if self.parent is None else (self.parent,)
 
     @staticmethod
     def _can_carry(parent: Ifnet) -> bool:
@@ -223,7 +228,7 @@ class Vlan(Device):
             parent.if_claim("vlan", False)
         if not departing:
             for ifma in self._joined.values():
-                if_delmulti_ifma(ifma)
+                leave(ifma)
         self._joined.clear()
         for mode, on in self._passed.items():
             if on:
@@ -295,7 +300,7 @@ class Vlan(Device):
         for mac in macs - set(self._joined):
             self._joined[mac] = parent.if_addmulti(SockaddrDl(sdl_lladdr=mac))
         for mac in set(self._joined) - macs:
-            if_delmulti_ifma(self._joined.pop(mac))
+            leave(self._joined.pop(mac))
 
     def _pass_mode(self, parent: Ifnet, mode: str, on: bool) -> None:
         self._passed[mode] = on

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iflab.drivers.vlan import Vlanreq, tagged, untagged
-from iflab.net import IFCAP, IFF, PKTHDR, Ifreq, LinkState, Priv, Thread, finish, mbuf
+from iflab.net import IFCAP, IFF, PKTHDR, Ifreq, LinkState, Priv, SockaddrDl, Thread, finish, mbuf
 
 from .devices import World, framed, heard, host_sends, refused, texts
 
@@ -222,6 +222,36 @@ def test_what_a_vlan_cannot_be(world):
     assert vnet.ioctl("SIOCGETVLAN", Ifreq("vlan0")).ifr_data == Vlanreq("em0", 10)
     assert vnet.ifunit("vlan2") is None
     assert a10.if_softc.parent is alice
+
+
+def test_nothing_stands_on_itself(world):
+    """A frame would go round for ever, with one tag more each time."""
+    vnet = world.nic(world.host()).if_vnet
+    one, other = (world.clone(vnet, "vlan", Vlanreq(parent, 5)) for parent in ("em0", "vlan0"))
+    bridge0 = world.clone(vnet, "bridge")
+    bridge0.if_softc.addm(other)
+    top = world.clone(vnet, "vlan", Vlanreq("bridge0", 6))
+
+    one.if_softc.unconfigure()
+    for parent in ("vlan1", "bridge0", "vlan2"):
+        refused(errno.EINVAL, one.if_softc.configure, Vlanreq(parent, 5))
+    refused(errno.EINVAL, bridge0.if_softc.addm, top)
+
+    one.if_softc.configure(Vlanreq("em0", 5))
+    assert other.if_softc.parent is one
+
+
+def test_a_membership_that_somebody_else_took_away_is_missed_by_nobody(world):
+    em0 = world.nic(world.host())
+    vlan0 = world.clone(em0.if_vnet, "vlan", Vlanreq("em0", 5))
+    group = SockaddrDl(sdl_lladdr=b"\x01\0\x5e\0\0\x07")
+    vlan0.if_addmulti(group)
+
+    em0.if_delmulti(group)
+    em0.if_vnet.ioctl("SIOCIFDESTROY", Ifreq("vlan0"))
+
+    assert em0.plain
+    assert group.sdl_lladdr not in em0.if_multiaddrs.link_addresses()
 
 
 def test_other_drivers_ask_through_the_hooks(world):
