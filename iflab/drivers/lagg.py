@@ -204,8 +204,7 @@ class Lagg(Device):
         ifp.if_claim("lagg")
         _set_mac(ifp, own.lladdr)
         self._pass_down(port)
-        if self.lacp is not None:
-            self._lacp_port(port)
+        self._lacp_port(port)
         self.follow_link()
         self.accepts_change()
         return port
@@ -228,8 +227,7 @@ class Lagg(Device):
         port = self.ports.get(ifp)
         if port is None:
             raise OSError(errno.ENOENT, f"{self.ifp.if_xname}: {ifp.if_xname} is no port of it")
-        if port.lacp is not None and self.lacp is not None:
-            self.lacp.remove(port.lacp)
+        self._lacp_leave(port)
         del self.ports[ifp]
         ifp.if_lagg = None
         ifp.if_type = port.iftype
@@ -330,9 +328,7 @@ class Lagg(Device):
             return
         if self.lacp is not None:
             for port in self.ports.values():
-                if port.lacp is not None:
-                    self.lacp.remove(port.lacp)
-                    port.lacp = None
+                self._lacp_leave(port)
             self.lacp = None
             if self._ticker is not None:
                 self._ticker.cancel()
@@ -357,8 +353,28 @@ class Lagg(Device):
                 self._pass_down(port)
         self.follow_link()
 
+    def if_init(self, ifp: Ifnet) -> None:
+        """Begin to carry frames, and to speak LACP."""
+        super().if_init(ifp)
+        for port in self.ports.values():
+            self._lacp_port(port)
+
+    def stop(self) -> None:
+        """End that, and tell the partners (``lacp_stop``): what they still sent would be lost here."""
+        super().stop()
+        for port in self.ports.values():
+            self._lacp_leave(port)
+
+    def _lacp_leave(self, port: LaggPort) -> None:
+        if port.lacp is not None and self.lacp is not None:
+            self.lacp.remove(port.lacp)
+            port.lacp = None
+            self.follow_link()
+
     def _lacp_port(self, port: LaggPort) -> None:
-        assert self.lacp is not None
+        """Let a port speak LACP, where that is the protocol and the aggregate is up."""
+        if self.lacp is None or port.lacp is not None or not self._running:
+            return
         self.lacp.system = self.ifp.lladdr
         port.lacp = LacpPort(port.ifp.if_xname, port.ifp.if_index)
         self.lacp.add(port.lacp)

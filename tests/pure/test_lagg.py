@@ -435,6 +435,27 @@ def test_frames_before_agreement_are_dropped(world):
     assert a_nics[0].if_iqdrops == 1
 
 
+def test_an_aggregate_that_is_down_tells_its_partner(world):
+    """The partner would send into the void: LACPDUs say that the ports' lights are on, and nobody is at home."""
+    a, b, cables = joined(world, "lacp")
+    said = []
+    for cable in cables:
+        cable.add_tap(lambda end, m: said.append(m[PKTHDR + 6 : PKTHDR + 12] == a.lladdr))
+
+    world.up(a, False)
+    world.settle()
+    assert b.if_link_state is LinkState.DOWN
+    assert not any(port.lacp.distributes for port in b.if_softc.ports.values())
+    said.clear()
+    world.settle(5)
+    assert True not in said
+
+    world.up(a)
+    world.settle(5)
+    assert a.if_link_state is b.if_link_state is LinkState.UP
+    assert all(port.lacp.distributes for port in [*a.if_softc.ports.values(), *b.if_softc.ports.values()])
+
+
 def test_markers_are_answered(world):
     _, a_nics = aggregate(world, "alice", 1, "lacp")
     b = world.nic(world.host("bob"))
