@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import socket
+import subprocess
 import threading
 import time
 
@@ -108,6 +109,67 @@ def test_access_and_trunk_ports(lab, tmp_path):
     capture.close()
     rows = dissected(lab, path, "vlan.id", "icmp.type")
     assert {tuple(row) for row in rows} >= {("10", "8"), ("20", "8"), ("", "8")}
+
+
+def test_private_and_sticky_ports(lab):
+    sw, (a, b, c) = star(lab)
+    assert a.ping("192.0.2.2").received == 1
+    sw.ifconfig("bridge0 private p0 private p1")
+
+    assert a.ping("192.0.2.2", timeout=0.3).received == 0
+    assert [host.ping("192.0.2.3").received for host in (a, b)] == [1, 1]
+    assert sw.member(0).dropped["private"] > 0
+    sw.ifconfig("bridge0 -private p0 -private p1 flush sticky p0")
+    assert a.ping("192.0.2.2").received == 1
+
+    # c says that it is a: a sticky address stays where it was, so a's answers still reach a.
+    mac = a.nics["em0"].lladdr.hex(":")
+    c.run(f"ip link set em0 address {mac}", check=True)
+    c.ping("192.0.2.2", timeout=0.2)
+    assert f"{mac} Vlan0 p0 0 flags=2<STICKY>" in sw.ifconfig("bridge0 addr")
+    assert a.ping("192.0.2.2").received == 1
+    sw.ifconfig("bridge0 -sticky p0 flushall")
+    c.ping("192.0.2.2", timeout=0.2)
+    assert f"{mac} Vlan0 p2" in sw.ifconfig("bridge0 addr")
+
+
+def test_a_span_port_shows_a_stranger_everything_and_lets_it_say_nothing(lab):
+    need("tcpdump", "tcpdump")
+    sw, (a, _, _) = star(lab)
+    monitor = lab.host("monitor")
+    lab.cable(monitor.nic("em0", "192.0.2.50/24"), sw[4])
+    sw.ifconfig("bridge0 deletem p4 span p4")
+    lab.wait_links()
+    assert a.ping("192.0.2.2").received == 1  # addresses are known from now on
+    watcher = monitor.popen(
+        ["tcpdump", "-Z", "root", "-nlti", "em0", "-c", "4", "icmp"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert any("listening on em0" in line for line in watcher.stderr)
+
+    assert a.ping("192.0.2.2", count=2, interval=0.02).received == 2
+
+    lines = watcher.communicate(timeout=20)[0].splitlines()
+    assert [line.split(",")[0] for line in lines] == [
+        "IP 192.0.2.1 > 192.0.2.2: ICMP echo request",
+        "IP 192.0.2.2 > 192.0.2.1: ICMP echo reply",
+    ] * 2
+    assert monitor.ping("192.0.2.1", timeout=0.3).received == 0
+    assert "192.0.2.50" not in a.run("ip neigh").stdout
+
+
+def test_a_switch_that_is_down_forwards_nothing(lab):
+    sw, (a, _, _) = star(lab)
+    assert a.ping("192.0.2.2").received == 1
+
+    sw.ifconfig("bridge0 down")
+    assert a.ping("192.0.2.2", timeout=0.3).received == 0
+    assert sw.ifconfig("bridge0 addr") == ""
+    sw.ifconfig("bridge0 up")
+
+    assert eventually(lambda: a.ping("192.0.2.2", timeout=0.3).received)
 
 
 def triangle(lab):
