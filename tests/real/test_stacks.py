@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
 import time
 
 from scapy.contrib.lacp import MarkerProtocol, SlowProtocol
@@ -56,6 +58,61 @@ def test_a_tower_of_devices_carries_and_answers_for_a_shared_address(lab):
     eventually(lambda: alice.ping("192.0.2.2", timeout=0.3).received)
     for cable in cables:
         assert cable.account().balances()
+    lab.check()
+
+
+def test_groups_and_modes_of_the_top_open_every_filter_below(lab):
+    need("tcpdump", "tcpdump")
+    hosts = [lab.host("alice"), lab.host("bob")]
+    for number, host in enumerate(hosts, start=1):
+        host.nic("em0")
+        host.nic("em1")
+        host.ifconfig("lagg0 create laggport em0 laggport em1 up")
+        host.ifconfig(f"vlan0 create vlan 10 vlandev lagg0 192.0.2.{number}/24")
+    cables = [lab.cable(*(host.nics[name] for host in hosts), name=name) for name in ("em0", "em1")]
+    alice, bob = hosts
+    below = ("lagg0", "em0", "em1")
+    eventually(lambda: alice.ping("192.0.2.2", timeout=0.3).received)
+    mac, group = "01:00:5e:7c:00:07", "233.252.0.7"
+
+    def on_lists():
+        return [mac in alice.run(["ip", "maddr", "show", "dev", name]).stdout for name in below]
+
+    with (
+        alice.socket(socket.AF_INET, socket.SOCK_DGRAM) as member,
+        bob.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
+    ):
+        member.bind(("", 7))
+        member.settimeout(5)
+        membership = socket.inet_aton(group) + socket.inet_aton("192.0.2.1")
+        member.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("192.0.2.2"))
+        eventually(lambda: all(on_lists()))
+        for cable in (None, cables[0]):  # over the first port, then over the other
+            if cable is not None:
+                cable.cut()
+                eventually(lambda: "laggport: em1 flags=4<ACTIVE>" in bob.ifconfig("lagg0"))
+            sender.sendto(b"hello", (group, 7))
+            assert member.recv(10) == b"hello"
+        member.setsockopt(socket.IPPROTO_IP, socket.IP_DROP_MEMBERSHIP, membership)
+        eventually(lambda: not any(on_lists()))
+
+    alice.run("ip link set vlan0 allmulticast on", check=True)
+    for name in below:
+        eventually(lambda name=name: "ALLMULTI" in kernel_flags(alice, name))
+        assert "ALLMULTI" in alice.ifconfig(name)
+    alice.run("ip link set vlan0 allmulticast off", check=True)
+    for name in below:
+        eventually(lambda name=name: "ALLMULTI" not in kernel_flags(alice, name))
+    sniffer = alice.popen(
+        ["tcpdump", "-Z", "root", "-ni", "vlan0", "-w", "/dev/null"], stderr=subprocess.DEVNULL
+    )
+    for name in below:
+        eventually(lambda name=name: "PROMISC" in kernel_flags(alice, name))
+    sniffer.terminate()
+    sniffer.wait()
+    for name in below:
+        eventually(lambda name=name: "PROMISC" not in kernel_flags(alice, name))
     lab.check()
 
 
