@@ -20,7 +20,7 @@ import pytest
 
 import iflab.drivers
 from iflab.bsd import ifconfig
-from iflab.drivers import Device, TapNic, faulty
+from iflab.drivers import Device, TapNic, faulty, ng_ether_attach, ng_ether_detach
 from iflab.drivers.faulty import FaultyNic
 from iflab.net import (
     IFF,
@@ -34,6 +34,7 @@ from iflab.net import (
     UserBuffer,
     Vnet,
     bpfattach,
+    ether_output,
     mbuf,
 )
 
@@ -270,6 +271,34 @@ def test_a_listener_hears_what_it_sends_and_its_end(ifp, bed):
     ifp.if_detach()
     assert ended == [ifp]
     ifp.if_free()
+
+
+@EVERY
+def test_a_node_stands_between_it_and_its_host(ifp, bed):
+    up(ifp)
+    bed.settle(functools.partial(has_link, ifp))
+    went_down, came_up = [], []
+    frames, arrived = ours(ifp), framed("in", dst=ifp.lladdr, kind=b"\x88\xb5")
+    with ifp.kernel.giant:
+        node = ng_ether_attach(ifp)
+        upper = node.connect("upper", lambda frame: went_down.append(frame.raw))
+        lower = node.connect("lower", lambda frame: came_up.append(frame.raw))
+        before = ifp.if_opackets
+
+        for frame in frames:
+            assert ether_output(ifp, mbuf(frame)) == 0
+        ifp.if_input_mbuf(mbuf(arrived))
+
+        assert went_down == frames
+        assert came_up == [arrived]
+        assert ifp.if_opackets == before
+        upper.disconnect()
+        for frame in frames:
+            lower.send(frame)
+        assert ifp.if_opackets == before + len(frames)
+        lower.disconnect()
+    ng_ether_detach(ifp)
+    assert ifp.if_l2com.ac_netgraph is None
 
 
 @EVERY

@@ -103,7 +103,13 @@ def clone_params(name: str, words: dict[str, str], left: list[str]) -> tuple[Any
 
     Raises ``CommandError``.
     """
-    if not words or name.rstrip("0123456789") != "vlan":
+    kind = name.rstrip("0123456789")
+    if kind == "carp":
+        raise CommandError(
+            "ifconfig: SIOCIFCREATE2: Invalid argument (a shared address lives on an interface: "
+            "ifconfig em0 vhid 1 pass secret 192.0.2.100/24 alias)"
+        )
+    if not words or kind != "vlan":
         return None, [word for pair in words.items() for word in pair] + left
     if "vlan" not in words:
         raise CommandError("ifconfig: must specify a tag for vlan create")

@@ -244,6 +244,7 @@ def test_an_epair(world):
         ("epair0a create", "no kind of interface makes 'epair0a'"),
         ("epair1234567890 create", "'epair1234567890' is no interface name"),
         ("bridge0 create", "there is an interface bridge0 already"),
+        ("carp create", "a shared address lives on an interface: ifconfig em0 vhid 1"),
     ],
 )
 def test_a_bad_word_is_told_in_one_line_and_changes_nothing(world, line, text):
