@@ -259,9 +259,7 @@ class Host:
 
         with self.lab.lock:
             td = Thread(self.vnet.prison, holds)
-            if command == "netstat":
-                return bsd.netstat(self.vnet, args, td, self.stack.route_rows)
-            return {"ifconfig": bsd.ifconfig, "sysctl": bsd.sysctl}[command](self.vnet, args, td)
+            return bsd.carry_out(command, self.vnet, args, td, self.stack.route_rows)
 
     # programs
 

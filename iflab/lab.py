@@ -49,6 +49,7 @@ from iflab.net import (
     report,
 )
 from iflab.net.driver import DeadDriver
+from iflab.net.flags import IF_MAXMTU, IF_MINMTU
 from iflab.stack import LinuxStack, Listener
 from iflab.switch import Switch
 from iflab.wire import Cable, Port, Segment, Wire
@@ -311,12 +312,18 @@ class Lab:
 
         With ``stp`` all its ports take part in the rapid spanning tree; then one to
         which a host is cabled forwards after three seconds, or at once as an edge.
-        Raises ``LabError`` for a second host or switch of that name.
+        Raises ``LabError`` for a second host or switch of that name, and for a number of
+        ports or an MTU that cannot be.
         """
         self._check_open()
         if not _NAME.match(name):
             raise LabError(
                 f"{name!r} is no name for a switch; use letters, digits, '.', '-' and '_', 40 at most"
+            )
+        if not isinstance(ports, int) or ports < 0 or not IF_MINMTU <= mtu <= IF_MAXMTU:
+            raise LabError(
+                f"{name}: {ports!r} ports with an MTU of {mtu} cannot be; "
+                f"use 0 ports or more, and {IF_MINMTU} to {IF_MAXMTU}"
             )
         with self.lock:
             self._check_new(name)

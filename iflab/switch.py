@@ -18,7 +18,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from iflab.drivers import Maker, TapNic
-from iflab.drivers.bridge import IFBIF, Bridge, Ifbreq, Member
+from iflab.drivers.bridge import IFBIF, Bridge, Ifbreq, Member, check_vids
 from iflab.net import IFF, Ifnet, Ifreq, Thread, Vnet
 from iflab.net.priv import allow_all
 
@@ -50,7 +50,11 @@ class Switch:
         return f"<Switch {self.name}: {len(self.ports)} ports>"
 
     def __getitem__(self, number: int) -> Ifnet:
-        return self.ports[number]
+        try:
+            return self.ports[number]
+        except IndexError:
+            there = f"its ports are 0 to {len(self) - 1}" if self.ports else "it has none"
+            raise IndexError(f"{self.name} has no port {number}; {there}") from None
 
     def __len__(self) -> int:
         return len(self.ports)
@@ -79,23 +83,27 @@ class Switch:
 
     def member(self, port: int) -> Member:
         """A port as the bridge knows it: flags, VLANs and counters."""
-        return self.bridge.member(self.ports[port])
+        return self.bridge.member(self[port])
 
     # VLANs
 
     def access(self, port: int, vlan: int) -> None:
-        """Let a port have one VLAN, untagged. VLANs are kept apart from the first such call on."""
-        self._filter()
-        name = self.ports[port].if_xname
-        self._do("BRDGSIFTAGGED", name, ())
-        self._do("BRDGSIFUNTAGGED", name, vlan)
+        """Let a port have one VLAN, untagged. VLANs are kept apart from the first such call on.
+
+        Raises ``IndexError`` for a port that is not there, EINVAL for a VLAN that cannot be.
+        """
+        self._give(port, (vlan,), vlan, ())
 
     def trunk(self, port: int, *vlans: int, native: int = 0) -> None:
-        """Let a port have these VLANs tagged, and ``native`` untagged (0: none)."""
+        """Let a port have these VLANs tagged, and ``native`` untagged (0: none). Raises as ``access`` does."""
+        self._give(port, (*vlans, *((native,) if native else ())), native, vlans)
+
+    def _give(self, port: int, vlans: tuple[int, ...], untagged: int, tagged: tuple[int, ...]) -> None:
+        name = self[port].if_xname
+        check_vids(self.bridge.ifp, vlans)
         self._filter()
-        name = self.ports[port].if_xname
-        self._do("BRDGSIFUNTAGGED", name, native)
-        self._do("BRDGSIFTAGGED", name, vlans)
+        self._do("BRDGSIFUNTAGGED", name, untagged)
+        self._do("BRDGSIFTAGGED", name, tagged)
 
     def _filter(self) -> None:
         """Every port that was told nothing stays in VLAN 1, as switches are when they are bought."""
@@ -108,7 +116,7 @@ class Switch:
 
     def stp(self, port: int, *, edge: bool = False, ifp: Ifnet | None = None) -> None:
         """Let a port take part in the spanning tree; as an ``edge`` it forwards at once: a host is there."""
-        name = (ifp or self.ports[port]).if_xname
+        name = (ifp or self[port]).if_xname
         flags = self.bridge.member(name).flags | IFBIF.STP | (IFBIF.EDGE if edge else 0)
         self._do("BRDGSIFFLGS", name, flags)
 
@@ -128,6 +136,4 @@ class Switch:
 
         with self.vnet.kernel.giant:
             td = Thread(self.vnet.prison, holds)
-            if command == "netstat":
-                return bsd.netstat(self.vnet, args, td, lambda fib: [])
-            return {"ifconfig": bsd.ifconfig, "sysctl": bsd.sysctl}[command](self.vnet, args, td)
+            return bsd.carry_out(command, self.vnet, args, td, lambda fib: [])

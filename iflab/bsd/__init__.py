@@ -7,10 +7,30 @@ given, and returns text. How they are reached from a terminal is in
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
+from iflab.net import Thread, Vnet
+
 from .command import CommandError
 from .ifconfig import ifconfig
 from .monitor import devctl_text, message_text
-from .netstat import netstat
+from .netstat import RouteRow, netstat
 from .sysctl import sysctl
 
-__all__ = ["CommandError", "devctl_text", "ifconfig", "message_text", "netstat", "sysctl"]
+__all__ = ["CommandError", "carry_out", "devctl_text", "ifconfig", "message_text", "netstat", "sysctl"]
+
+_COMMANDS = {"ifconfig": ifconfig, "sysctl": sysctl}
+
+
+def carry_out(
+    command: str, vnet: Vnet, args: Sequence[str], td: Thread, routes: Callable[[int], list[RouteRow]]
+) -> str:
+    """Carry out one of the commands for ``td`` in ``vnet``, whose routes ``netstat -r`` gets by fib; return what it prints.
+
+    Raises ``CommandError``, also for a command that there is not.
+    """
+    if command == "netstat":
+        return netstat(vnet, args, td, routes)
+    if command not in _COMMANDS:
+        raise CommandError(f"{command}: no such command; there are {', '.join((*_COMMANDS, 'netstat'))}")
+    return _COMMANDS[command](vnet, args, td)

@@ -61,7 +61,7 @@ from .rstp import Bpdu, Role, Rstp, State, StpPort
 from .tap import TapNic
 from .vlan import tagged, untagged
 
-__all__ = ["IFBIF", "Bridge", "Ifbreq", "Member", "load"]
+__all__ = ["IFBIF", "Bridge", "Ifbreq", "Member", "check_vids", "load"]
 
 BACKLOG = 512
 """Frames that wait while the bridge is busy."""
@@ -345,11 +345,11 @@ class Bridge(Device):
     ) -> None:
         """Give a member its VLANs. Raises EINVAL for a VID that cannot be."""
         if untagged is not None:
-            _check_vids(self.ifp, [untagged] if untagged else [])
+            check_vids(self.ifp, [untagged] if untagged else [])
             member.untagged = untagged
         if tagged is not None:
             vids = frozenset(tagged)
-            _check_vids(self.ifp, vids)
+            check_vids(self.ifp, vids)
             member.tagged = vids
         self.fdb.flush(member)
 
@@ -782,7 +782,8 @@ class Bridge(Device):
         return list(self.fdb)
 
 
-def _check_vids(ifp: Ifnet, vids: Iterable[int]) -> None:
+def check_vids(ifp: Ifnet, vids: Iterable[int]) -> None:
+    """Raise EINVAL, in the name of the bridge ``ifp``, for a VID that cannot be."""
     for vid in vids:
         if not 1 <= vid <= 4094:
             raise OSError(errno.EINVAL, f"{ifp.if_xname}: a VLAN is 1 to 4094, not {vid}")
@@ -911,7 +912,7 @@ def _set_vlanfilter(bridge: Bridge, request: Ifbreq) -> None:
 
 def _set_untagged(bridge: Bridge, request: Ifbreq) -> None:
     if request.ifsname == bridge.ifp.if_xname:
-        _check_vids(bridge.ifp, [request.value] if request.value else [])
+        check_vids(bridge.ifp, [request.value] if request.value else [])
         bridge.untagged = request.value
     else:
         bridge.set_vlans(bridge.member(request.ifsname), untagged=request.value)

@@ -343,6 +343,35 @@ def test_a_switch_is_configured_from_another_terminal(lab):
     assert "member: p0 flags=943<LEARNING,DISCOVER,AUTOEDGE,AUTOPTP,PRIVATE>" in text
 
 
+def test_a_switch_that_cannot_be_and_a_port_that_is_not_there(lab):
+    from iflab import LabError
+    from iflab.bsd import CommandError
+
+    for options in ({"ports": -1}, {"ports": "8"}, {"mtu": 20}, {"mtu": 100_000}):
+        with pytest.raises(LabError, match="use 0 ports or more, and 72 to 65535"):
+            lab.switch("odd", **options)
+    assert "odd" not in lab.switches
+    sw = lab.switch("sw", ports=3)
+
+    for ask in (
+        sw.__getitem__,
+        sw.member,
+        sw.stp,
+        lambda port: sw.access(port, 10),
+        lambda port: sw.trunk(port, 10),
+    ):
+        with pytest.raises(IndexError, match="sw has no port 3; its ports are 0 to 2"):
+            ask(3)
+    for give in (lambda: sw.access(0, 5000), lambda: sw.trunk(0, 10, 5000), lambda: sw.trunk(0, native=5000)):
+        with pytest.raises(OSError, match="a VLAN is 1 to 4094, not 5000"):
+            give()
+    assert not sw.bridge.vlanfilter
+    assert "tagged" not in sw.ifconfig("bridge0")
+    with pytest.raises(CommandError, match="route: no such command; there are ifconfig, sysctl, netstat"):
+        sw.bsd("route", [])
+    assert [ifp.if_xname for ifp in sw] == ["p0", "p1", "p2"]
+
+
 def test_names_of_switches_and_hosts_are_one_list(lab):
     from iflab import LabError
 
