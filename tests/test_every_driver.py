@@ -81,7 +81,7 @@ def epair(bed: Bed, vnet: Vnet) -> Ifnet:
     return ifp
 
 
-class _Everything(
+FAULTY = (
     faulty.FailingIoctl,
     faulty.StallingStart,
     faulty.FlappingLink,
@@ -89,24 +89,16 @@ class _Everything(
     faulty.LeakyFilter,
     faulty.ChangingMac,
     faulty.Vanishing,
-):
+)
+
+
+class _Everything(*FAULTY):  # type: ignore[misc]
     """All faults in one NIC, none of them ordered."""
 
 
 DRIVERS: dict[str, Callable[[Bed, Vnet], Ifnet]] = {
     "TapNic": nic(TapNic),
-    **{
-        kind.__name__: nic(kind)
-        for kind in (
-            faulty.FailingIoctl,
-            faulty.StallingStart,
-            faulty.FlappingLink,
-            faulty.LosesInterrupts,
-            faulty.LeakyFilter,
-            faulty.ChangingMac,
-            faulty.Vanishing,
-        )
-    },
+    **{kind.__name__: nic(kind) for kind in FAULTY},
     "everything faulty": nic(_Everything),
     "Epair": epair,
     "Loopback": clone("lo0 create"),
