@@ -184,12 +184,12 @@ def test_advertisements_that_cannot_be_sent_demote(world):
     assert demotion_after(4) == 17
     assert vnet.kernel.hooks.carp_remove_p(alice, as_sockaddr("192.0.2.100"))
     assert one.settings.demotion == 0
-    assert sysctl(vnet, ["net.inet.carp"]).splitlines() == [
+    assert sorted(sysctl(vnet, ["net.inet.carp"]).splitlines()) == [
         "net.inet.carp.allow: 1",
-        "net.inet.carp.preempt: 0",
-        "net.inet.carp.log: 1",
         "net.inet.carp.demotion: 0",
         "net.inet.carp.ifdown_demotion_factor: 240",
+        "net.inet.carp.log: 1",
+        "net.inet.carp.preempt: 0",
         "net.inet.carp.senderr_demotion_factor: 17",
     ]
 

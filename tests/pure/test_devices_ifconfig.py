@@ -243,7 +243,7 @@ def test_an_epair(world):
         ("em2 vhid 1", "Operation not supported"),
         ("epair0a create", "no kind of interface makes 'epair0a'"),
         ("epair1234567890 create", "'epair1234567890' is no interface name"),
-        ("bridge0 create", "there is an interface bridge0 already"),
+        ("bridge0 create", "interface bridge0 already exists"),
         ("carp create", "a shared address lives on an interface: ifconfig em0 vhid 1"),
     ],
 )
