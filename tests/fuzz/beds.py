@@ -242,7 +242,7 @@ def switched(filtering):
 
 
 def bridged_host():
-    """A host that bridges its NICs and has a stack of its own on the bridge."""
+    """A host that bridges its NICs and has a stack of its own on the bridge, with a shared address."""
     made = bed()
     world = made.world
     vnet = world.host()
@@ -251,6 +251,7 @@ def bridged_host():
     world.cable(other, world.nic(world.host("far")))
     world.clone(vnet, "bridge")
     ifconfig(vnet, ["bridge0", "addm", "em0", "addm", "em1", "up"])
+    share(world, vnet.ifunit("bridge0"))
     made.hosts = [vnet.ifunit("bridge0"), one]
     return made
 
@@ -276,19 +277,24 @@ def shared():
     world = made.world
     nic = made.plug(world.nic(world.host()))
     nic.ifpromisc(1)
-    vnet = nic.if_vnet
-    vnet.ioctl("SIOCSVH", Ifreq("em0", ifr_data=Carpreq(1, 1, 0, b"secret")))
+    share(world, nic)
+    made.hosts = [nic]
+    return made
+
+
+def share(world, ifp):
+    """Give an interface a virtual host with addresses of both families."""
+    vnet = ifp.if_vnet
+    vnet.ioctl("SIOCSVH", Ifreq(ifp.if_xname, ifr_data=Carpreq(1, 1, 0, b"secret")))
     for text in ("192.0.2.100/24", "2001:db8::100/64"):
         interface = ipaddress.ip_interface(text)
         ifa = ifa_alloc(world.kernel, as_sockaddr(str(interface.ip)))
         ifa.ifa_netmask = as_sockaddr(str(interface.netmask))
-        ifa.ifa_ifp = nic
+        ifa.ifa_ifp = ifp
         with world.kernel.curvnet_set(vnet):
             world.kernel.hooks.carp_attach_p(ifa, 1)
         ifa.ifa_ifp = None
-        nic.if_addrhead.insert_tail(ifa)
-    made.hosts = [nic]
-    return made
+        ifp.if_addrhead.insert_tail(ifa)
 
 
 def paired():
