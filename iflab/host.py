@@ -257,6 +257,7 @@ class Host:
         """Carry out one of FreeBSD's commands for a caller who holds these privileges."""
         from iflab import bsd
 
+        bsd.load_ahead(args)
         with self.lab.lock:
             td = Thread(self.vnet.prison, holds)
             return bsd.carry_out(command, self.vnet, args, td, self.stack.route_rows)

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from iflab.agreement import Disagreement
 from iflab.control import ControlServer, make_private_directory, remove_private_directory
-from iflab.drivers import Maker, TapNic, load_devices
+from iflab.drivers import Maker, TapNic, bpdu, load_devices
 from iflab.engine import Engine
 from iflab.faults import Event, Faults, Record, Recorder, Schedule
 from iflab.host import Host, LabError
@@ -325,6 +325,8 @@ class Lab:
                 f"{name}: {ports!r} ports with an MTU of {mtu} cannot be; "
                 f"use 0 ports or more, and {IF_MINMTU} to {IF_MAXMTU}"
             )
+        if stp:
+            bpdu.load_scapy()  # takes a while, and the lock is for everybody
         with self.lock:
             self._check_new(name)
             vnet = self.kernel.vnet_alloc(name, is_default=False)

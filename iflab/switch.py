@@ -17,7 +17,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from iflab.drivers import Maker, TapNic
+from iflab.drivers import Maker, TapNic, bpdu
 from iflab.drivers.bridge import IFBIF, Bridge, Ifbreq, Member, check_vids
 from iflab.net import IFF, Ifnet, Ifreq, Thread, Vnet
 from iflab.net.priv import allow_all
@@ -116,6 +116,7 @@ class Switch:
 
     def stp(self, port: int, *, edge: bool = False, ifp: Ifnet | None = None) -> None:
         """Let a port take part in the spanning tree; as an ``edge`` it forwards at once: a host is there."""
+        bpdu.load_scapy()
         name = (ifp or self[port]).if_xname
         flags = self.bridge.member(name).flags | IFBIF.STP | (IFBIF.EDGE if edge else 0)
         self._do("BRDGSIFFLGS", name, flags)
@@ -134,6 +135,7 @@ class Switch:
         """Carry out one of FreeBSD's commands for a caller who holds these privileges."""
         from iflab import bsd
 
+        bsd.load_ahead(args)
         with self.vnet.kernel.giant:
             td = Thread(self.vnet.prison, holds)
             return bsd.carry_out(command, self.vnet, args, td, lambda fib: [])

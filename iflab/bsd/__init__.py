@@ -12,12 +12,22 @@ from collections.abc import Callable, Sequence
 from iflab.net import Thread, Vnet
 
 from .command import CommandError
+from .devices import load_ahead
 from .ifconfig import ifconfig
 from .monitor import devctl_text, message_text
 from .netstat import RouteRow, netstat
 from .sysctl import sysctl
 
-__all__ = ["CommandError", "carry_out", "devctl_text", "ifconfig", "message_text", "netstat", "sysctl"]
+__all__ = [
+    "CommandError",
+    "carry_out",
+    "devctl_text",
+    "ifconfig",
+    "load_ahead",
+    "message_text",
+    "netstat",
+    "sysctl",
+]
 
 _COMMANDS = {"ifconfig": ifconfig, "sysctl": sysctl}
 

@@ -6,9 +6,10 @@ ifconfig(8). The ioctls behind them are those of ``iflab/drivers``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
+from iflab.drivers import bpdu, lacp
 from iflab.drivers.bridge import IFBIF, Bridge, Ifbreq, Member
 from iflab.drivers.carp import Address, Carpreq, State
 from iflab.drivers.lacp import Info, PortState
@@ -25,6 +26,7 @@ __all__ = [
     "carp_addresses",
     "clone_params",
     "finish_devices",
+    "load_ahead",
     "lower_lines",
     "upper_lines",
 ]
@@ -506,6 +508,14 @@ DEVICE_PARAMETERS: dict[str, tuple[int, Action]] = {
     "-vlandev": (0, _vlan_leave),
 }
 """Words that an ``ifconfig`` command line may hold, how many values follow each, and what is done."""
+
+
+def load_ahead(words: Collection[str]) -> None:
+    """Import what the protocols that a command line names are made of, before anybody holds the lab's lock for it."""
+    if "lacp" in words:
+        lacp.load_scapy()
+    if "stp" in words:
+        bpdu.load_scapy()
 
 
 def finish_devices(run: Run) -> None:

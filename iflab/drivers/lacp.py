@@ -16,7 +16,19 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-__all__ = ["GROUP", "Info", "Lacp", "LacpPort", "Lacpdu", "Mux", "PortState", "Receive", "decode", "encode"]
+__all__ = [
+    "GROUP",
+    "Info",
+    "Lacp",
+    "LacpPort",
+    "Lacpdu",
+    "Mux",
+    "PortState",
+    "Receive",
+    "decode",
+    "encode",
+    "load_scapy",
+]
 
 GROUP = b"\x01\x80\xc2\x00\x00\x02"
 """The slow protocols group address (annex 57A of IEEE 802.3)."""
@@ -340,6 +352,11 @@ class Lacp:
 
 
 # LACPDUs as frames
+
+
+def load_scapy() -> None:
+    """Import what frames are made of: that takes a while, which no LACPDU should have to wait for."""
+    import scapy.contrib.lacp  # noqa: F401
 
 
 def encode(pdu: Lacpdu, source: bytes) -> bytes:

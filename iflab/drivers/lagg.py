@@ -334,8 +334,7 @@ class Lagg(Device):
                 self._ticker.cancel()
         self.proto = proto
         if proto == "lacp":
-            import scapy.contrib.lacp  # noqa: F401 - takes a while, which no LACPDU should have to wait for
-
+            lacp.load_scapy()
             self.lacp = Lacp(
                 self.ifp.lladdr,
                 (self.ifp.if_dunit or 0) + 1,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -136,3 +138,32 @@ def test_a_lagg_that_is_destroyed_gives_its_nics_back(lab):
     assert link(alice, "em0")["address"] != link(alice, "em1")["address"]
     assert alice.ifconfig("-l") == "em0 em1\n"
     lab.check()
+
+
+@pytest.mark.parametrize(
+    ("act", "module"),
+    [
+        ("lab.host('a').ifconfig('lagg0 create laggproto lacp')", "scapy.contrib.lacp"),
+        ("lab.switch('sw', stp=True)", "scapy.layers.l2"),
+        ("sw.ifconfig('bridge0 stp p0')", "scapy.layers.l2"),
+        ("sw.stp(0)", "scapy.layers.l2"),
+    ],
+)
+def test_nobody_waits_for_what_frames_are_made_of(act, module):
+    """Importing scapy takes a good part of a second: that must not happen with the lab's lock held."""
+    program = (
+        "import sys\n"
+        "from iflab import Lab\n"
+        "lab = Lab(control=False)\n"
+        "class Watch:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {module!r}:\n"
+        "            print('found', 'held' if lab.lock._is_owned() else 'free')\n"
+        "sw = lab.switch('s')\n"
+        "sys.meta_path.insert(0, Watch())\n"
+        f"{act}\n"
+        "lab.close()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+
+    assert (done.stdout, done.stderr) == ("found free\n", "")
