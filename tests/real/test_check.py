@@ -78,7 +78,7 @@ FIELDS = [
     ),
     ("description", "x", "", attribute("if_description", "x")),
     ("link", "down", "up", attribute("if_link_state", LinkState.DOWN)),
-    ("group", 1, 0, attribute("if_groups", [Group("lab")])),
+    ("group", 1, 0, attribute("if_groups", [Group("lab", {})])),
     ("fib", 3, 0, attribute("if_fib", 3)),
     (
         "addresses",
