@@ -212,16 +212,16 @@ class _Lane:
             flow.sent += 1
             flow.octets += octets
             flow.delivered += 1
-            try:
-                os.write(peer.tap.fd, m)
-            except OSError as error:
-                peer._write_failed(error)
             ifp = peer.ifp
             ifp.if_ipackets += 1
             ifp.if_ibytes += octets
             if (ifa := lane.sent_to) is not None:
                 ifa.ifa_ipackets += 1
                 ifa.ifa_ibytes += octets - 14
+            try:
+                os.write(peer.tap.fd, m)
+            except OSError as error:
+                peer._write_failed(error)
             if not (left and peer._answers) or peer._lane is None:
                 return
             try:
@@ -570,7 +570,7 @@ class TapNic(Driver):
         """The second half of ``_express``: what wires and NICs on the way would do, left out one by one."""
         ends, hops, peer = way
         first = ends[0]
-        fd, write, gate, ifp = peer.tap.fd, os.write, first.gate, peer.ifp
+        fd, write, gate = peer.tap.fd, os.write, first.gate
         if gate is None:
             for end in ends:
                 for heard in end.listeners:
@@ -586,9 +586,7 @@ class TapNic(Driver):
                 nic.ifp.if_ipackets += len(frames)
                 nic.ifp.if_ibytes += octets
                 nic.ifp.if_bridge.carried(*hop, len(frames), octets)
-            passed = frames
-        else:
-            passed = []
+            peer._count_in(frames, pair, octets)
         for m in frames:
             if gate is not None:
                 if first.gate is not gate or not peer._running:  # a hook changed the lab
@@ -596,21 +594,23 @@ class TapNic(Driver):
                     continue
                 if not gate(m):
                     continue
-                passed.append(m)
+                peer._count_in([m], pair, len(m) - PKTHDR)
             try:
-                write(fd, m)
+                write(fd, m)  # last: whoever is woken by it finds the frame counted
             except OSError as error:
                 peer._write_failed(error)
-        if len(passed) != len(frames):
-            octets = sum(map(len, passed)) - PKTHDR * len(passed)
-        ifp.if_ipackets += len(passed)
+
+    def _count_in(self, frames: list[Mbuf], pair: bytes, octets: int) -> None:
+        """Count frames for this host: of ``pair``, the addresses that all of them have, or of any."""
+        ifp = self.ifp
+        ifp.if_ipackets += len(frames)
         ifp.if_ibytes += octets
         if not pair:
-            for m in passed:
+            for m in frames:
                 ifp.if_addrhead.count_input(m)
         elif (ifa := ifp.if_addrhead.with_octets(pair[4:])) is not None:
-            ifa.ifa_ipackets += len(passed)
-            ifa.ifa_ibytes += octets - 14 * len(passed)
+            ifa.ifa_ipackets += len(frames)
+            ifa.ifa_ibytes += octets - 14 * len(frames)
 
     def _sends_straight(self) -> bool:
         """Nothing on the way out has a say: neither queue nor driver."""
