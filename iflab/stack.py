@@ -83,6 +83,7 @@ from iflab.net import (
     ether_output,
     if_delmulti_ifma,
     mbuf,
+    report,
 )
 from iflab.net.ioctl import ifhwioctl
 from iflab.net.rtsock import AddrMessage, IfMessage, MaddrMessage, RouteMessage, RoutingMessage
@@ -317,10 +318,15 @@ class LinuxStack(Stack):
         """Give the netdev the number of a group of the interface's own, so that ``ip link show group`` finds it."""
         nic: TapNic = ifp.if_softc
         number = self.shown_group(ifp)
-        if number != nic.netdev_group and nic.tap.fd >= 0 and not nic.following:
+        if number == nic.netdev_group or nic.tap.fd < 0 or nic.following:
+            return
+        try:
             with Netlink(self.netns) as netlink:
                 netlink.link_set(nic.tap.ifindex, group=number)
-            nic.netdev_group = number
+        except OSError as error:
+            if error.errno != errno.ENODEV:  # moved away or deleted, and that is told soon
+                raise
+        nic.netdev_group = number
 
     def _only_ours(self, what: str) -> None:
         """Raise EPERM for what would stay behind in a namespace that is not the lab's."""
@@ -610,7 +616,7 @@ class LinuxStack(Stack):
             addrs = netlink.addrs()
             maddrs = netlink.maddrs()
         for index, ifp in list(self._nics.items()):
-            if ifp not in wanted:
+            if ifp not in wanted or self._nics.get(index) is not ifp:  # one led to another, and that away
                 continue
             found = links.get(index)
             if found is None:
@@ -620,9 +626,10 @@ class LinuxStack(Stack):
             joined = [maddr for maddr in maddrs if maddr.index == index]
             self.journal.note(ifp, netdev_account(ifp.if_softc, found, mine, joined), kernel=True)
             self._apply_link(ifp, found)
-            self._apply_addrs(ifp, mine)
-            self._apply_groups(ifp, joined)
-            self._note(ifp)
+            if self._nics.get(index) is ifp:
+                self._apply_addrs(ifp, mine)
+                self._apply_groups(ifp, joined)
+                self._note(ifp)
 
     def unusable_addresses(self) -> list[str]:
         """Addresses of NICs with a link that nobody can use yet: the kernel still asks whether they are free.
@@ -777,10 +784,8 @@ class LinuxStack(Stack):
         nic.operstate = link.operstate
         self._apply_name(ifp, link.name)
         self._apply_group(ifp, link.group)
+        self._apply_description(ifp, link.alias)
         with self._following(ifp) as command:
-            if (ifp.if_description or None) != link.alias:
-                ifp.set_description(link.alias)  # any that Linux takes, also above net.ifdescr_maxlen
-                ifp.touch()
             if ifp.lladdr != link.mac:
                 command("SIOCSIFLLADDR", ifr_addr=SockaddrDl(sdl_lladdr=link.mac))
                 nic.reprogram()
@@ -796,6 +801,23 @@ class LinuxStack(Stack):
         state = LinkState.UP if link.carrier else LinkState.DOWN
         if ifp.if_link_state is not state:
             ifp.if_link_state_change(state)
+
+    @staticmethod
+    def _apply_description(ifp: Ifnet, alias: str | None) -> None:
+        if (ifp.if_description or None) != alias:
+            ifp.set_description(alias)  # any that Linux takes, also above net.ifdescr_maxlen
+            ifp.touch()
+
+    def look_at_the_untold(self) -> None:
+        """Read what the kernel never tells: groups of packet sockets; alias and group of a device that is down."""
+        self.look_groups(self.interfaces())
+        with Netlink(self.netns) as netlink:
+            links = netlink.links()
+        for link in links:
+            ifp = self._nics.get(link.index)
+            if ifp is not None and not link.flags & _LINUX_UP:
+                self._apply_description(ifp, link.alias)
+                self._apply_group(ifp, link.group)
 
     def _apply_name(self, ifp: Ifnet, name: str) -> None:
         """Follow a rename. Whoever still has that name here has lost it in the kernel, and follows first."""
@@ -1023,23 +1045,27 @@ class Listener:
             if ifp not in dirty.get(found, ()):
                 try:
                     found.apply_change(ifp, change)
-                except OSError as error:
+                except Exception as error:
                     self._owe(found, {ifp}, error)
         for stack, ifps in dirty.items():
             try:
                 stack.refresh([ifp for ifp in ifps if ifp in stack.interfaces()])
-            except OSError as error:
+            except Exception as error:
                 self._owe(stack, ifps, error)
         if len(told) < _AT_ONCE:
             for stack in self._stacks.values():
                 stack.all_told()
         self.on_heard()
 
-    def _owe(self, stack: LinuxStack, ifps: set[Ifnet], error: OSError) -> None:
-        """It could not be read now; nothing is lost as long as it is later."""
+    def _owe(self, stack: LinuxStack, ifps: set[Ifnet], error: Exception) -> None:
+        """It could not be read now; nothing is lost as long as it is later. A bug is told and not tried again."""
         if stack not in self._stacks.values():
             return
-        _log.warning("%s cannot be read now, and will be later: %s", stack.netns.name or "a host", error)
+        name = stack.netns.name or "a host"
+        if not isinstance(error, OSError):
+            report(_log, error, "what the kernel told of %s could not be followed", name)
+            return
+        _log.warning("%s cannot be read now, and will be later: %s", name, error)
         if not self._owed:
             self.later()
         self._owed.setdefault(stack, set()).update(ifps)
@@ -1082,7 +1108,7 @@ class Listener:
         while True:
             self.readable()
             for stack in self._stacks.values():
-                stack.look_groups(stack.interfaces())  # memberships of packet sockets are never told
+                stack.look_at_the_untold()
             found = [each for stack in self._stacks.values() for each in stack.disagreements()]
             patience = _LINK_PATIENCE if {each.field for each in found} == {"link"} else _PATIENCE
             if not found or time.monotonic() > began + patience:

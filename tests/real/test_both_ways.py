@@ -320,6 +320,20 @@ def test_an_alias_longer_than_ours_may_be_is_shown_all_the_same(lab, alice, em0)
     assert em0.if_description is None
 
 
+def test_what_the_kernel_never_tells_of_a_device_that_is_down_is_read(lab, alice, em0):
+    alice.run("ip link set em0 down", check=True)
+    lab.check()
+    alice.run("ip link set em0 alias quietly group 55", check=True)
+    lab.check()
+    assert em0.if_description == "quietly"
+    assert [group.ifg_group for group in em0.if_groups] == ["all", "grp55_"]
+    alice.run("ip link set em0 alias again", check=True)
+
+    alice.run("ip link set em0 up", check=True)
+
+    eventually(lambda: em0.if_description == "again")  # what is told next tells of all
+
+
 def test_what_the_kernel_refuses_is_an_errno_and_changes_neither_side(lab, alice, em0):
     alice.ifconfig("em0 descr before")
     for cmd, code, fields in (
