@@ -202,28 +202,6 @@ def test_a_domain_without_functions_is_passed_over():
     assert gone == ["data"]
 
 
-def test_a_move_that_the_driver_refuses_leaves_the_interface_where_it_was():
-    vnet, ifp, driver = ethernet()
-    other = vnet.kernel.vnet_alloc("other")
-
-    def refuse(ifp, vnet):
-        raise OSError(errno.EBUSY, "no")
-
-    driver.if_reassign = refuse
-    refused(errno.EBUSY, ifp.if_vmove, other)
-    assert (ifp.if_vnet, vnet.ifunit("em0"), other.vnet_ifcnt) == (vnet, ifp, 0)
-
-
-def test_a_vnet_sends_home_only_what_it_borrowed():
-    vnet, ifp, _ = ethernet()
-    guest = vnet.kernel.vnet_alloc("guest")
-    ifp.if_vmove(guest)
-    vnet.kernel.vnet_destroy(guest)
-    assert ifp.if_vnet is vnet
-    with pytest.raises(KernelPanic, match="387"):
-        vnet.kernel.vnet_destroy(vnet)
-
-
 def test_a_group_joined_after_the_detach_is_left_with_the_last_reference():
     vnet, ifp, _ = ethernet()
     ifp.if_ref()
