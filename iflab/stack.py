@@ -112,6 +112,7 @@ Of a carrier that somebody took away it tells once a second at most.
 _BELATED = 1.0
 """Seconds after a change to an address within which the kernel tells of it: IPv6 does so from a queue of work."""
 
+_NO_SUCH_FAMILY = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP)
 _MAIN, _LOCAL = 254, 255
 _DADFAILED, _TENTATIVE = 0x08, 0x40
 """Flags of addresses (linux/if_addr.h)."""
@@ -234,7 +235,7 @@ class LinuxStack(Stack):
         nic.on_groups = self._push_groups
         nic.on_change = self._note
         nic.own_group = self.shown_group
-        if ifp.if_fib:
+        if ifp.if_fib and not self.foreign:
             self._route_by_fib(ifp.if_xname, 0, ifp.if_fib)
         self.push_group_number(ifp)
         self._note(ifp)
@@ -245,7 +246,7 @@ class LinuxStack(Stack):
         self._groups.pop(ifp, None)
         index = ifp.if_softc.tap.ifindex
         self._untold = Counter({key: count for key, count in self._untold.items() if key[0] != index})
-        if ifp.if_fib:  # rules go by name and outlast the device
+        if ifp.if_fib and not self.foreign:  # rules go by name and outlast the device
             self._route_by_fib(ifp.if_xname, ifp.if_fib, 0)
 
     def _note(self, ifp: Ifnet) -> None:
@@ -276,7 +277,7 @@ class LinuxStack(Stack):
             self._route_by_fib(ifp.if_xname, ifp.if_fib, value)
         elif what == "name":
             nic.name, nic.tap.name = f"{self.vnet.name}:{value}", value
-            if ifp.if_fib:  # the kernel's rules go by name
+            if ifp.if_fib and not self.foreign:  # the kernel's rules go by name
                 self._route_by_fib(ifp.if_xname, ifp.if_fib, 0)
                 self._route_by_fib(value, 0, ifp.if_fib)
 
@@ -291,22 +292,44 @@ class LinuxStack(Stack):
             netlink.link_set(link.index, mac=value)
 
     def _route_by_fib(self, name: str, old: int, new: int) -> None:
-        """What arrives on the netdev is routed by the table of its fib (``ip rule show``)."""
+        """What arrives on the netdev is routed by the table of its fib (``ip rule show``). Refused, nothing is changed."""
         self._only_ours(f"a rule for {name}")
+        done: list[socket.AddressFamily] = []
         with Netlink(self.netns) as netlink:
-            for family in (socket.AF_INET, socket.AF_INET6):
-                if old:
-                    try:
-                        netlink.rule_del(name, old, family=family)
-                    except OSError as error:
-                        if error.errno != errno.ENOENT:
-                            raise
-                if new:
-                    try:
-                        netlink.rule_add(name, new, family=family)
-                    except OSError as error:
-                        if error.errno != errno.EEXIST:
-                            raise
+            try:
+                for family in (socket.AF_INET, socket.AF_INET6):
+                    self._change_rule(netlink, family, name, old, new)
+                    done.append(family)
+            except OSError as error:
+                if done and error.errno in _NO_SUCH_FAMILY:
+                    return  # a kernel without IPv6
+                for family in done:
+                    self._change_rule(netlink, family, name, new, old)
+                raise
+
+    @staticmethod
+    def _change_rule(netlink: Netlink, family: int, name: str, old: int, new: int) -> None:
+        for table, change, harmless in (
+            (old, netlink.rule_del, errno.ENOENT),
+            (new, netlink.rule_add, errno.EEXIST),
+        ):
+            if table:
+                try:
+                    change(name, table, family=family)
+                except OSError as error:
+                    if error.errno != harmless:
+                        raise
+
+    def _ruled(self, netlink: Netlink) -> set[tuple[str | None, int]]:
+        """Devices and tables for which there is a rule of every family that the kernel knows."""
+        families: list[set[tuple[str | None, int]]] = []
+        for family in (socket.AF_INET, socket.AF_INET6):
+            try:
+                families.append({(rule.iif, rule.table) for rule in netlink.rules(family)})
+            except OSError as error:
+                if error.errno not in _NO_SUCH_FAMILY:
+                    raise
+        return set.intersection(*families)
 
     def shown_group(self, ifp: Ifnet) -> int:
         """The number of the group that the netdev stands for: the one it has while that holds, else the first own."""
@@ -654,8 +677,7 @@ class LinuxStack(Stack):
         with Netlink(self.netns) as netlink:
             links = {link.index: link for link in netlink.links()}
             addrs = netlink.addrs()
-            families = (socket.AF_INET, socket.AF_INET6)
-            rules = [{(rule.iif, rule.table) for rule in netlink.rules(family)} for family in families]
+            ruled = self._ruled(netlink)
             maddrs = netlink.maddrs()
         found: list[Difference] = []
         for index, ifp in self._nics.items():
@@ -665,10 +687,8 @@ class LinuxStack(Stack):
                 mine = [addr for addr in addrs if addr.index == index]
                 joined = [maddr for maddr in maddrs if maddr.index == index]
                 account = netdev_account(ifp.if_softc, link, mine, joined)
-                ruled = all((link.name, ifp.if_fib) in each for each in rules)
-                account["fib"] = (
-                    ifp.if_fib if ruled else 0
-                )  # others' rules for the device are their own affair
+                # Rules that others made for the device are their own affair, and so is a foreign namespace.
+                account["fib"] = ifp.if_fib if self.foreign or (link.name, ifp.if_fib) in ruled else 0
             found += compare(self.journal, ifp, account)
         return found
 

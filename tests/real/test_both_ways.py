@@ -6,6 +6,7 @@ the account of ``ip monitor``.
 
 import errno
 import select
+import socket
 import subprocess
 
 import pytest
@@ -266,6 +267,44 @@ def test_a_device_that_is_moved_out_of_the_lab_is_gone(lab, alice, em0):
     assert em0.if_flags & IFF.DYING
     eventually(lambda: theirs.if_link_state is LinkState.DOWN)
     elsewhere.close()
+
+
+@pytest.mark.parametrize("kind", ["tap", "vlan", "bridge", "lagg", "lo", "disc"])
+def test_what_was_made_by_name_follows_and_goes_with_its_device(lab, alice, em0, kind):
+    name = alice.ifconfig(f"{kind} create").strip()
+    lab.check()
+    alice.run(
+        f"ip link set {name} mtu 1400 alias hi; ip link set {name} up; ip addr add 10.9.9.1/24 dev {name};"
+        f"ip link set {name} name x0",
+        check=True,
+    )
+    lab.check()
+    ifp = alice.nics["x0"]
+    assert (ifp.if_mtu, ifp.if_description) == (1400, "hi")
+
+    alice.run("ip link del x0", check=True)
+    lab.check()
+    lab.wait_for_closers()
+
+    assert alice.nics == {"em0": em0}
+    assert {row["ifname"] for row in ip(alice, "link")} == {"lo", "em0"}
+
+
+def test_a_fib_that_only_one_family_takes_is_refused_whole(lab, alice, em0, monkeypatch):
+    real = Netlink.rule_add
+
+    def rule_add(self, name, table, *, family):
+        if family == socket.AF_INET6:
+            raise OSError(errno.ENOBUFS, "refused")
+        real(self, name, table, family=family)
+
+    monkeypatch.setattr(Netlink, "rule_add", rule_add)
+    with pytest.raises(OSError, match="refused") as caught:
+        alice.vnet.ioctl("SIOCSIFFIB", Ifreq("em0", ifr_fib=5))
+
+    assert caught.value.errno == errno.ENOBUFS
+    assert em0.if_fib == 0
+    assert [row for row in ip(alice, "rule") if row.get("iif")] == []
 
 
 def test_the_rule_of_a_fib_goes_where_the_interface_goes(lab, alice, em0):
