@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from . import attach, counted, group, lookup, multi, state
 from .bpf import BpfSide, BpfTap, bpf_mtap
-from .driver import Driver, NoDriver
+from .driver import DeadDriver, Driver, NoDriver
 from .errors import KernelPanic, refuse, report
 from .ethersubr import ether_input
 from .flags import IFF, IFNAMSIZ, AddressFamily, LinkState
@@ -447,8 +447,12 @@ class Ifnet:
         """Put an address last on the list, as a protocol does; the list holds its reference.
 
         ``dstaddr`` is the broadcast address or the far end, by the interface's flags.
+        Raises ``ValueError`` for what is no address, ENXIO when the interface is gone.
         """
         with self.kernel.giant:
+            if self.if_flags & IFF.DYING or isinstance(self.if_driver, DeadDriver):
+                # Nobody would ever take it off again.
+                raise refuse(errno.ENXIO, f"{self.if_xname}: the interface is gone")
             ifa = ifa_alloc(self.kernel, as_sockaddr(addr))
             ifa.ifa_netmask = as_sockaddr(netmask) if netmask is not None else None
             ifa.ifa_dstaddr = as_sockaddr(dstaddr) if dstaddr is not None else None

@@ -24,6 +24,7 @@ from iflab.net import (
     Rtentry,
     SockaddrDl,
     Stack,
+    UserBuffer,
     as_sockaddr,
     ether_ifattach,
     ether_resolvemulti,
@@ -208,6 +209,8 @@ def test_a_group_joined_after_the_detach_is_left_with_the_last_reference():
     ifp.if_detach()
     ifp.if_addgroup("lab")
     assert vnet.groups["lab"].ifg_members == [ifp]
+    refused(errno.ENXIO, ifp.ifa_add, "192.0.2.1")
+    refused(errno.ENXIO, ifp.if_addmulti, "224.0.0.5")
     refused(errno.ENXIO, ifp.link_sockaddr)
     assert ifp.lladdr == b""
     ifp.if_free()
@@ -219,6 +222,21 @@ def test_a_group_joined_after_the_detach_is_left_with_the_last_reference():
 def test_a_buffer_too_short_for_groups_is_refused(length):
     vnet, _, _ = ethernet()
     refused(errno.EINVAL, vnet.ioctl, "SIOCGIFGROUP", Ifgroupreq("em0", ifgr_len=length))
+
+
+@pytest.mark.parametrize(
+    "cmd", ["SIOCGIFMTU", "SIOCSIFMTU", "SIOCGIFCONF", "SIOCGIFGROUP", "SIOCGIFGMEMB", "SIOCX"]
+)
+@pytest.mark.parametrize("data", [None, "em0", UserBuffer(4)])
+def test_what_is_no_request_is_efault(cmd, data):
+    vnet, _, _ = ethernet()
+    refused(errno.EFAULT, vnet.ioctl, cmd, data)
+    refused(
+        errno.EFAULT,
+        vnet.ioctl,
+        cmd,
+        Ifreq("em0") if "GIF" in cmd and "MTU" not in cmd else Ifgroupreq("em0"),
+    )
 
 
 def test_flags_of_the_driver_are_not_counted():
