@@ -203,13 +203,25 @@ def test_a_domain_without_functions_is_passed_over():
     assert gone == ["data"]
 
 
+def test_an_address_added_after_the_detach_goes_with_the_last_reference():
+    vnet, ifp, _ = ethernet()
+    ifp.if_ref()
+    ifp.if_detach()
+    ifp.ifa_add("192.0.2.1")
+    ifp.if_free()
+    assert vnet.kernel.live()["ifaddr"] == 1
+    ifp.if_rele()
+
+    assert set(vnet.kernel.live().values()) == {0}
+    refused(errno.ENXIO, ifp.ifa_add, "192.0.2.1")
+
+
 def test_a_group_joined_after_the_detach_is_left_with_the_last_reference():
     vnet, ifp, _ = ethernet()
     ifp.if_ref()
     ifp.if_detach()
     ifp.if_addgroup("lab")
     assert vnet.groups["lab"].ifg_members == [ifp]
-    refused(errno.ENXIO, ifp.ifa_add, "192.0.2.1")
     refused(errno.ENXIO, ifp.if_addmulti, "224.0.0.5")
     refused(errno.ENXIO, ifp.link_sockaddr)
     assert ifp.lladdr == b""
