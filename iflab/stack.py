@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import ipaddress
 import itertools
 import logging
@@ -191,6 +192,8 @@ class LinuxStack(Stack):
         """The number by which the netdevs of a group are known; set by the lab."""
         self.group_name: Callable[[int], str] = lambda number: ""
         """The other way round; empty for no group."""
+        self.owe: Callable[[set[Ifnet], Exception], None] = lambda ifps, error: None
+        """Told what could not be read and must be later; set by the ``Listener``."""
         self.find: Callable[[int | None], LinuxStack | None] = lambda inode: None
         """The stack of the namespace with that inode; set by the ``Listener``."""
         self._nics: dict[int, Ifnet] = {}
@@ -712,7 +715,10 @@ class LinuxStack(Stack):
         else:
             with ifp.kernel.curvnet_set(self.vnet):
                 ifp.if_vmove(target.vnet)
-        target.look(ifp)
+        try:
+            target.look(ifp)
+        except OSError as error:  # moved on, perhaps: it is the other host's to look again
+            target.owe({ifp}, error)
 
     def apply_change(self, ifp: Ifnet, change: Change) -> None:
         """Apply a notice of an address or a group that came or went.
@@ -1018,6 +1024,7 @@ class Listener:
         self._stacks[stack.nsid] = stack
         stack.journal = self.journal
         stack.hear = self.readable
+        stack.owe = functools.partial(self._owe, stack)
         stack.find = self._by_inode
 
     def forget(self, stack: LinuxStack) -> None:
