@@ -835,13 +835,21 @@ class LinuxStack(Stack):
             ifp.touch()
 
     def look_at_the_untold(self) -> None:
-        """Read what the kernel never tells: groups of packet sockets; alias and group of a device that is down."""
+        """Read what the kernel never tells.
+
+        Groups of packet sockets; all-multicast mode that a program asked for (such
+        sockets, multicast routers); alias and group of a device that is down.
+        """
         self.look_groups(self.interfaces())
         with Netlink(self.netns) as netlink:
             links = netlink.links()
         for link in links:
             ifp = self._nics.get(link.index)
-            if ifp is not None and not link.flags & _LINUX_UP:
+            if ifp is None:
+                continue
+            if self._apply_allmulti(ifp, link):
+                self._sync_flags(ifp)
+            if not link.flags & _LINUX_UP:
                 self._apply_description(ifp, link.alias)
                 self._apply_group(ifp, link.group)
 
@@ -912,10 +920,19 @@ class LinuxStack(Stack):
         if sniffed != nic.kernel_promisc:
             nic.kernel_promisc = sniffed
             ifp.ifpromisc(sniffed)
+        self._apply_allmulti(ifp, link)
+
+    def _apply_allmulti(self, ifp: Ifnet, link: Link) -> bool:
+        """Hold or give back the one reference for all who want all groups; True when that changed."""
+        nic: TapNic = ifp.if_softc
         others = self._others_want_all_groups(nic, link)
-        if others != nic.kernel_allmulti:
-            nic.kernel_allmulti = others
+        if others == nic.kernel_allmulti:
+            return False
+        nic.kernel_allmulti = others
+        nic.netdev_flags = nic.netdev_flags & ~_LINUX_ALLMULTI | link.flags & _LINUX_ALLMULTI
+        with self._following(ifp):
             ifp.if_allmulti(others)
+        return True
 
     @staticmethod
     def _others_want_all_groups(nic: TapNic, link: Link) -> bool:
@@ -951,10 +968,16 @@ class LinuxStack(Stack):
         if self._reads_left < 1:
             return False
         self._reads_left -= 1
-        if not Netlink(self.netns).hears_group(ifp.if_softc.tap.ifindex, mac):
-            return False  # most are of this kind: reports of groups, which no host joins
-        self.look_groups({ifp})
-        return True
+        index = ifp.if_softc.tap.ifindex
+        if Netlink(self.netns).hears_group(index, mac):
+            self.look_groups({ifp})
+            return True
+        # Most are of another kind: reports of groups, which no host joins. Or a program wants them all.
+        try:
+            with Netlink(self.netns) as netlink:
+                return self._apply_allmulti(ifp, netlink.link_get(index))
+        except OSError:
+            return False
 
     def look_groups(self, ifps: Iterable[Ifnet]) -> None:
         """Read the groups of the namespace afresh and apply what differs to these interfaces."""

@@ -7,6 +7,7 @@ the account of ``ip monitor``.
 import errno
 import select
 import socket
+import struct
 import subprocess
 
 import pytest
@@ -357,6 +358,34 @@ def test_an_alias_longer_than_ours_may_be_is_shown_all_the_same(lab, alice, em0)
     alice.run(["ip", "link", "set", "em0", "alias", ""], check=True)
     lab.check()
     assert em0.if_description is None
+
+
+def test_a_program_that_wants_all_groups_gets_them_although_the_kernel_never_tells(lab, alice, em0):
+    """As a multicast router does: the first frame that misses the filter has it looked for."""
+    bob, cable = lab.hosts["bob"], lab.wires["cable0"]
+    cable.unplug(bob.nics["em0"].if_softc)
+    station = lab.station(name="probe")
+    cable.plug(station)
+    index = em0.if_softc.tap.ifindex
+    frame = bytes.fromhex("01005e7c0042") + em0.lladdr + b"\x88\xb5" + bytes(46)
+    received = lambda: ip(alice, "-s", "link", "show", "em0")[0]["stats64"]["rx"]["packets"]  # noqa: E731
+
+    station.send(frame)
+    before = received()
+    with alice.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
+        sock.setsockopt(263, 1, struct.pack("iHH8s", index, 2, 0, b""))  # PACKET_MR_ALLMULTI
+        station.send(frame)
+        assert received() == before + 1
+        assert em0.if_flags & IFF.ALLMULTI
+        lab.check()
+        em0.if_allmulti(1)
+        em0.if_allmulti(0)
+        assert em0.if_amcount == 1
+    lab.check()
+
+    assert not em0.if_flags & IFF.ALLMULTI
+    station.send(frame)
+    assert received() == before + 1
 
 
 def test_what_the_kernel_never_tells_of_a_device_that_is_down_is_read(lab, alice, em0):
