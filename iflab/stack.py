@@ -102,6 +102,8 @@ _SHOWN_ROUTES = (1, 2, 6, 7, 8)
 
 _READS_AT_ONCE, _READS_A_SECOND = 20, 50
 """How often frames that miss the filter may have the groups of a host read, 0.1 ms each: in a burst, and after it."""
+_ALL_GROUPS_EVERY = 0.25
+"""Seconds between two looks whether a program wants all groups."""
 _AT_ONCE = 500
 """Notices that are read before the engine has its turn again."""
 _PATIENCE, _LINK_PATIENCE = 0.4, 1.5
@@ -200,6 +202,7 @@ class LinuxStack(Stack):
         self._groups: dict[Ifnet, dict[tuple[AddressFamily, str], Ifmultiaddr]] = {}
         self._reads_left, self._reads_counted = float(_READS_AT_ONCE), now()
         """How many frames that miss the filter may still have them read from the kernel's lists, and as of when."""
+        self._all_groups_looked = -_ALL_GROUPS_EVERY
         self._groups_heard = 0
         """Counts what was learned of groups, either way."""
         self._routes: list[Route] = []
@@ -972,7 +975,11 @@ class LinuxStack(Stack):
         if Netlink(self.netns).hears_group(index, mac):
             self.look_groups({ifp})
             return True
-        # Most are of another kind: reports of groups, which no host joins. Or a program wants them all.
+        # Most are of another kind: reports of groups, which no host joins. Or a program wants them all; that is
+        # two and a half times as dear to find out.
+        if now < self._all_groups_looked + _ALL_GROUPS_EVERY:
+            return False
+        self._all_groups_looked = now
         try:
             with Netlink(self.netns) as netlink:
                 return self._apply_allmulti(ifp, netlink.link_get(index))
