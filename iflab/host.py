@@ -247,11 +247,11 @@ class Host:
         One text is split as a shell splits it. Raises ``CommandError`` with the
         one line that the original prints.
         """
-        return self.bsd("ifconfig", shlex.split(words[0]) if len(words) == 1 else words)
+        return self.bsd("ifconfig", _words("ifconfig", words))
 
     def netstat(self, *words: str) -> str:
         """Return what FreeBSD's ``netstat`` prints, with ``-i``, ``-g`` or ``-r``. Raises ``CommandError``."""
-        return self.bsd("netstat", shlex.split(words[0]) if len(words) == 1 else words)
+        return self.bsd("netstat", _words("netstat", words))
 
     def bsd(self, command: str, args: Sequence[str], holds: Callable[[Priv], bool] = allow_all) -> str:
         """Carry out one of FreeBSD's commands for a caller who holds these privileges."""
@@ -465,6 +465,18 @@ def _await_reply(sock: socket.socket, v6: bool, identifier: int, sequence: int, 
             if (kind, got_id, got_sequence) == wanted:
                 return True
     return False
+
+
+def _words(command: str, words: Sequence[str]) -> Sequence[str]:
+    """One text is split as a shell splits it."""
+    if len(words) != 1:
+        return words
+    try:
+        return shlex.split(words[0])
+    except ValueError as error:
+        from iflab.bsd import CommandError
+
+        raise CommandError(f"{command}: {words[0]!r}: {str(error).lower()}") from None
 
 
 def _check_port(text: str) -> None:

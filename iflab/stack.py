@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import ipaddress
 import itertools
 import logging
@@ -83,6 +84,7 @@ from iflab.net import (
     ether_output,
     if_delmulti_ifma,
     mbuf,
+    report,
 )
 from iflab.net.ioctl import ifhwioctl
 from iflab.net.rtsock import AddrMessage, IfMessage, MaddrMessage, RouteMessage, RoutingMessage
@@ -100,6 +102,8 @@ _SHOWN_ROUTES = (1, 2, 6, 7, 8)
 
 _READS_AT_ONCE, _READS_A_SECOND = 20, 50
 """How often frames that miss the filter may have the groups of a host read, 0.1 ms each: in a burst, and after it."""
+_ALL_GROUPS_EVERY = 0.25
+"""Seconds between two looks whether a program wants all groups."""
 _AT_ONCE = 500
 """Notices that are read before the engine has its turn again."""
 _PATIENCE, _LINK_PATIENCE = 0.4, 1.5
@@ -111,6 +115,7 @@ Of a carrier that somebody took away it tells once a second at most.
 _BELATED = 1.0
 """Seconds after a change to an address within which the kernel tells of it: IPv6 does so from a queue of work."""
 
+_NO_SUCH_FAMILY = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP)
 _MAIN, _LOCAL = 254, 255
 _DADFAILED, _TENTATIVE = 0x08, 0x40
 """Flags of addresses (linux/if_addr.h)."""
@@ -189,12 +194,15 @@ class LinuxStack(Stack):
         """The number by which the netdevs of a group are known; set by the lab."""
         self.group_name: Callable[[int], str] = lambda number: ""
         """The other way round; empty for no group."""
+        self.owe: Callable[[set[Ifnet], Exception], None] = lambda ifps, error: None
+        """Told what could not be read and must be later; set by the ``Listener``."""
         self.find: Callable[[int | None], LinuxStack | None] = lambda inode: None
         """The stack of the namespace with that inode; set by the ``Listener``."""
         self._nics: dict[int, Ifnet] = {}
         self._groups: dict[Ifnet, dict[tuple[AddressFamily, str], Ifmultiaddr]] = {}
         self._reads_left, self._reads_counted = float(_READS_AT_ONCE), now()
         """How many frames that miss the filter may still have them read from the kernel's lists, and as of when."""
+        self._all_groups_looked = -_ALL_GROUPS_EVERY
         self._groups_heard = 0
         """Counts what was learned of groups, either way."""
         self._routes: list[Route] = []
@@ -233,7 +241,7 @@ class LinuxStack(Stack):
         nic.on_groups = self._push_groups
         nic.on_change = self._note
         nic.own_group = self.shown_group
-        if ifp.if_fib:
+        if ifp.if_fib and not self.foreign:
             self._route_by_fib(ifp.if_xname, 0, ifp.if_fib)
         self.push_group_number(ifp)
         self._note(ifp)
@@ -244,7 +252,7 @@ class LinuxStack(Stack):
         self._groups.pop(ifp, None)
         index = ifp.if_softc.tap.ifindex
         self._untold = Counter({key: count for key, count in self._untold.items() if key[0] != index})
-        if ifp.if_fib:  # rules go by name and outlast the device
+        if ifp.if_fib and not self.foreign:  # rules go by name and outlast the device
             self._route_by_fib(ifp.if_xname, ifp.if_fib, 0)
 
     def _note(self, ifp: Ifnet) -> None:
@@ -275,7 +283,7 @@ class LinuxStack(Stack):
             self._route_by_fib(ifp.if_xname, ifp.if_fib, value)
         elif what == "name":
             nic.name, nic.tap.name = f"{self.vnet.name}:{value}", value
-            if ifp.if_fib:  # the kernel's rules go by name
+            if ifp.if_fib and not self.foreign:  # the kernel's rules go by name
                 self._route_by_fib(ifp.if_xname, ifp.if_fib, 0)
                 self._route_by_fib(value, 0, ifp.if_fib)
 
@@ -290,22 +298,44 @@ class LinuxStack(Stack):
             netlink.link_set(link.index, mac=value)
 
     def _route_by_fib(self, name: str, old: int, new: int) -> None:
-        """What arrives on the netdev is routed by the table of its fib (``ip rule show``)."""
+        """What arrives on the netdev is routed by the table of its fib (``ip rule show``). Refused, nothing is changed."""
         self._only_ours(f"a rule for {name}")
+        done: list[socket.AddressFamily] = []
         with Netlink(self.netns) as netlink:
-            for family in (socket.AF_INET, socket.AF_INET6):
-                if old:
-                    try:
-                        netlink.rule_del(name, old, family=family)
-                    except OSError as error:
-                        if error.errno != errno.ENOENT:
-                            raise
-                if new:
-                    try:
-                        netlink.rule_add(name, new, family=family)
-                    except OSError as error:
-                        if error.errno != errno.EEXIST:
-                            raise
+            try:
+                for family in (socket.AF_INET, socket.AF_INET6):
+                    self._change_rule(netlink, family, name, old, new)
+                    done.append(family)
+            except OSError as error:
+                if done and error.errno in _NO_SUCH_FAMILY:
+                    return  # a kernel without IPv6
+                for family in done:
+                    self._change_rule(netlink, family, name, new, old)
+                raise
+
+    @staticmethod
+    def _change_rule(netlink: Netlink, family: int, name: str, old: int, new: int) -> None:
+        for table, change, harmless in (
+            (old, netlink.rule_del, errno.ENOENT),
+            (new, netlink.rule_add, errno.EEXIST),
+        ):
+            if table:
+                try:
+                    change(name, table, family=family)
+                except OSError as error:
+                    if error.errno != harmless:
+                        raise
+
+    def _ruled(self, netlink: Netlink) -> set[tuple[str | None, int]]:
+        """Devices and tables for which there is a rule of every family that the kernel knows."""
+        families: list[set[tuple[str | None, int]]] = []
+        for family in (socket.AF_INET, socket.AF_INET6):
+            try:
+                families.append({(rule.iif, rule.table) for rule in netlink.rules(family)})
+            except OSError as error:
+                if error.errno not in _NO_SUCH_FAMILY:
+                    raise
+        return set.intersection(*families)
 
     def shown_group(self, ifp: Ifnet) -> int:
         """The number of the group that the netdev stands for: the one it has while that holds, else the first own."""
@@ -317,10 +347,15 @@ class LinuxStack(Stack):
         """Give the netdev the number of a group of the interface's own, so that ``ip link show group`` finds it."""
         nic: TapNic = ifp.if_softc
         number = self.shown_group(ifp)
-        if number != nic.netdev_group and nic.tap.fd >= 0 and not nic.following:
+        if number == nic.netdev_group or nic.tap.fd < 0 or nic.following:
+            return
+        try:
             with Netlink(self.netns) as netlink:
                 netlink.link_set(nic.tap.ifindex, group=number)
-            nic.netdev_group = number
+        except OSError as error:
+            if error.errno != errno.ENODEV:  # moved away or deleted, and that is told soon
+                raise
+        nic.netdev_group = number
 
     def _only_ours(self, what: str) -> None:
         """Raise EPERM for what would stay behind in a namespace that is not the lab's."""
@@ -610,7 +645,7 @@ class LinuxStack(Stack):
             addrs = netlink.addrs()
             maddrs = netlink.maddrs()
         for index, ifp in list(self._nics.items()):
-            if ifp not in wanted:
+            if ifp not in wanted or self._nics.get(index) is not ifp:  # one led to another, and that away
                 continue
             found = links.get(index)
             if found is None:
@@ -620,9 +655,10 @@ class LinuxStack(Stack):
             joined = [maddr for maddr in maddrs if maddr.index == index]
             self.journal.note(ifp, netdev_account(ifp.if_softc, found, mine, joined), kernel=True)
             self._apply_link(ifp, found)
-            self._apply_addrs(ifp, mine)
-            self._apply_groups(ifp, joined)
-            self._note(ifp)
+            if self._nics.get(index) is ifp:
+                self._apply_addrs(ifp, mine)
+                self._apply_groups(ifp, joined)
+                self._note(ifp)
 
     def unusable_addresses(self) -> list[str]:
         """Addresses of NICs with a link that nobody can use yet: the kernel still asks whether they are free.
@@ -647,8 +683,7 @@ class LinuxStack(Stack):
         with Netlink(self.netns) as netlink:
             links = {link.index: link for link in netlink.links()}
             addrs = netlink.addrs()
-            families = (socket.AF_INET, socket.AF_INET6)
-            rules = [{(rule.iif, rule.table) for rule in netlink.rules(family)} for family in families]
+            ruled = self._ruled(netlink)
             maddrs = netlink.maddrs()
         found: list[Difference] = []
         for index, ifp in self._nics.items():
@@ -658,10 +693,8 @@ class LinuxStack(Stack):
                 mine = [addr for addr in addrs if addr.index == index]
                 joined = [maddr for maddr in maddrs if maddr.index == index]
                 account = netdev_account(ifp.if_softc, link, mine, joined)
-                ruled = all((link.name, ifp.if_fib) in each for each in rules)
-                account["fib"] = (
-                    ifp.if_fib if ruled else 0
-                )  # others' rules for the device are their own affair
+                # Rules that others made for the device are their own affair, and so is a foreign namespace.
+                account["fib"] = ifp.if_fib if self.foreign or (link.name, ifp.if_fib) in ruled else 0
             found += compare(self.journal, ifp, account)
         return found
 
@@ -685,7 +718,10 @@ class LinuxStack(Stack):
         else:
             with ifp.kernel.curvnet_set(self.vnet):
                 ifp.if_vmove(target.vnet)
-        target.look(ifp)
+        try:
+            target.look(ifp)
+        except OSError as error:  # moved on, perhaps: it is the other host's to look again
+            target.owe({ifp}, error)
 
     def apply_change(self, ifp: Ifnet, change: Change) -> None:
         """Apply a notice of an address or a group that came or went.
@@ -777,10 +813,8 @@ class LinuxStack(Stack):
         nic.operstate = link.operstate
         self._apply_name(ifp, link.name)
         self._apply_group(ifp, link.group)
+        self._apply_description(ifp, link.alias)
         with self._following(ifp) as command:
-            if (ifp.if_description or None) != link.alias:
-                ifp.set_description(link.alias)  # any that Linux takes, also above net.ifdescr_maxlen
-                ifp.touch()
             if ifp.lladdr != link.mac:
                 command("SIOCSIFLLADDR", ifr_addr=SockaddrDl(sdl_lladdr=link.mac))
                 nic.reprogram()
@@ -796,6 +830,31 @@ class LinuxStack(Stack):
         state = LinkState.UP if link.carrier else LinkState.DOWN
         if ifp.if_link_state is not state:
             ifp.if_link_state_change(state)
+
+    @staticmethod
+    def _apply_description(ifp: Ifnet, alias: str | None) -> None:
+        if (ifp.if_description or None) != alias:
+            ifp.set_description(alias)  # any that Linux takes, also above net.ifdescr_maxlen
+            ifp.touch()
+
+    def look_at_the_untold(self) -> None:
+        """Read what the kernel never tells.
+
+        Groups of packet sockets; all-multicast mode that a program asked for (such
+        sockets, multicast routers); alias and group of a device that is down.
+        """
+        self.look_groups(self.interfaces())
+        with Netlink(self.netns) as netlink:
+            links = netlink.links()
+        for link in links:
+            ifp = self._nics.get(link.index)
+            if ifp is None:
+                continue
+            if self._apply_allmulti(ifp, link):
+                self._sync_flags(ifp)
+            if not link.flags & _LINUX_UP:
+                self._apply_description(ifp, link.alias)
+                self._apply_group(ifp, link.group)
 
     def _apply_name(self, ifp: Ifnet, name: str) -> None:
         """Follow a rename. Whoever still has that name here has lost it in the kernel, and follows first."""
@@ -864,10 +923,19 @@ class LinuxStack(Stack):
         if sniffed != nic.kernel_promisc:
             nic.kernel_promisc = sniffed
             ifp.ifpromisc(sniffed)
+        self._apply_allmulti(ifp, link)
+
+    def _apply_allmulti(self, ifp: Ifnet, link: Link) -> bool:
+        """Hold or give back the one reference for all who want all groups; True when that changed."""
+        nic: TapNic = ifp.if_softc
         others = self._others_want_all_groups(nic, link)
-        if others != nic.kernel_allmulti:
-            nic.kernel_allmulti = others
+        if others == nic.kernel_allmulti:
+            return False
+        nic.kernel_allmulti = others
+        nic.netdev_flags = nic.netdev_flags & ~_LINUX_ALLMULTI | link.flags & _LINUX_ALLMULTI
+        with self._following(ifp):
             ifp.if_allmulti(others)
+        return True
 
     @staticmethod
     def _others_want_all_groups(nic: TapNic, link: Link) -> bool:
@@ -903,10 +971,20 @@ class LinuxStack(Stack):
         if self._reads_left < 1:
             return False
         self._reads_left -= 1
-        if not Netlink(self.netns).hears_group(ifp.if_softc.tap.ifindex, mac):
-            return False  # most are of this kind: reports of groups, which no host joins
-        self.look_groups({ifp})
-        return True
+        index = ifp.if_softc.tap.ifindex
+        if Netlink(self.netns).hears_group(index, mac):
+            self.look_groups({ifp})
+            return True
+        # Most are of another kind: reports of groups, which no host joins. Or a program wants them all; that is
+        # two and a half times as dear to find out.
+        if now < self._all_groups_looked + _ALL_GROUPS_EVERY:
+            return False
+        self._all_groups_looked = now
+        try:
+            with Netlink(self.netns) as netlink:
+                return self._apply_allmulti(ifp, netlink.link_get(index))
+        except OSError:
+            return False
 
     def look_groups(self, ifps: Iterable[Ifnet]) -> None:
         """Read the groups of the namespace afresh and apply what differs to these interfaces."""
@@ -976,6 +1054,7 @@ class Listener:
         self._stacks[stack.nsid] = stack
         stack.journal = self.journal
         stack.hear = self.readable
+        stack.owe = functools.partial(self._owe, stack)
         stack.find = self._by_inode
 
     def forget(self, stack: LinuxStack) -> None:
@@ -1023,23 +1102,27 @@ class Listener:
             if ifp not in dirty.get(found, ()):
                 try:
                     found.apply_change(ifp, change)
-                except OSError as error:
+                except Exception as error:
                     self._owe(found, {ifp}, error)
         for stack, ifps in dirty.items():
             try:
                 stack.refresh([ifp for ifp in ifps if ifp in stack.interfaces()])
-            except OSError as error:
+            except Exception as error:
                 self._owe(stack, ifps, error)
         if len(told) < _AT_ONCE:
             for stack in self._stacks.values():
                 stack.all_told()
         self.on_heard()
 
-    def _owe(self, stack: LinuxStack, ifps: set[Ifnet], error: OSError) -> None:
-        """It could not be read now; nothing is lost as long as it is later."""
+    def _owe(self, stack: LinuxStack, ifps: set[Ifnet], error: Exception) -> None:
+        """It could not be read now; nothing is lost as long as it is later. A bug is told and not tried again."""
         if stack not in self._stacks.values():
             return
-        _log.warning("%s cannot be read now, and will be later: %s", stack.netns.name or "a host", error)
+        name = stack.netns.name or "a host"
+        if not isinstance(error, OSError):
+            report(_log, error, "what the kernel told of %s could not be followed", name)
+            return
+        _log.warning("%s cannot be read now, and will be later: %s", name, error)
         if not self._owed:
             self.later()
         self._owed.setdefault(stack, set()).update(ifps)
@@ -1082,7 +1165,7 @@ class Listener:
         while True:
             self.readable()
             for stack in self._stacks.values():
-                stack.look_groups(stack.interfaces())  # memberships of packet sockets are never told
+                stack.look_at_the_untold()
             found = [each for stack in self._stacks.values() for each in stack.disagreements()]
             patience = _LINK_PATIENCE if {each.field for each in found} == {"link"} else _PATIENCE
             if not found or time.monotonic() > began + patience:

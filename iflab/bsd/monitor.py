@@ -10,7 +10,7 @@ import ipaddress
 import time
 from collections.abc import Sequence
 
-from iflab.net import IFF, RTF, AddressFamily, Sockaddr, SockaddrDl
+from iflab.net import RTF, AddressFamily, Sockaddr, SockaddrDl
 from iflab.net.rtsock import (
     AddrMessage,
     Announcement,
@@ -22,6 +22,7 @@ from iflab.net.rtsock import (
 )
 
 from .command import bits_text
+from .ifconfig import FLAG_NAMES
 
 __all__ = ["devctl_text", "message_text"]
 
@@ -29,23 +30,10 @@ __all__ = ["devctl_text", "message_text"]
 _IF_MSGHDR, _IF_ANNOUNCEMSGHDR, _IFA_MSGHDR, _IFMA_MSGHDR, _RT_MSGHDR = 168, 24, 20, 16, 152
 _SOCKADDR_DL = 56
 
-_IFNET_FLAGS = (
-    (IFF.UP, "UP"),
-    (IFF.BROADCAST, "BROADCAST"),
-    (IFF.DEBUG, "DEBUG"),
-    (IFF.LOOPBACK, "LOOPBACK"),
-    (IFF.POINTOPOINT, "PTP"),
-    (IFF.RUNNING, "RUNNING"),
-    (IFF.NOARP, "NOARP"),
-    (IFF.PROMISC, "PPROMISC"),
-    (IFF.ALLMULTI, "ALLMULTI"),
-    (IFF.OACTIVE, "OACTIVE"),
-    (IFF.SIMPLEX, "SIMPLEX"),
-    (IFF.LINK0, "LINK0"),
-    (IFF.LINK1, "LINK1"),
-    (IFF.LINK2, "LINK2"),
-    (IFF.MULTICAST, "MULTICAST"),
-)
+_OTHER_NAMES = {"POINTOPOINT": "PTP", "PROMISC": "PPROMISC"}
+_IFNET_FLAGS = tuple((bit, _OTHER_NAMES.get(name, name)) for bit, name in FLAG_NAMES if bit < 1 << 16)
+"""The 16 bits of a message, as route(8) names them: ``PPROMISC`` is what it calls ``IFF_PROMISC``."""
+
 _DONE = 0x40
 _ROUTE_FLAGS = (
     (RTF.UP, "UP"),
@@ -56,7 +44,6 @@ _ROUTE_FLAGS = (
     (RTF.STATIC, "STATIC"),
     (RTF.BLACKHOLE, "BLACKHOLE"),
 )
-"""As route(8) names them; ``PPROMISC`` is what it calls ``IFF_PROMISC``."""
 
 
 def message_text(message: RoutingMessage) -> str:

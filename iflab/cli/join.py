@@ -40,7 +40,8 @@ def bsd_command(command: str, lab: str, host: str | None, words: list[str]) -> i
     try:
         answer, _ = client.ask(do=command, host=host, args=words[words[:1] == ["--"] :])
     except ValueError as error:
-        print(error, file=sys.stderr)
+        text = str(error)
+        print(text if text.startswith(f"{command}: ") else f"{command}: {text}", file=sys.stderr)
         return 1
     print(answer["text"], end="")
     return 0

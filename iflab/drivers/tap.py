@@ -731,7 +731,8 @@ class TapNic(Driver):
         if destination == BROADCAST or self._accepts_groups or destination in self._groups:
             return True
         ask = self.on_group_miss
-        return ask is not None and ask(self.ifp, destination) and destination in self._groups
+        heard = ask is not None and ask(self.ifp, destination)
+        return heard and (self._accepts_groups or destination in self._groups)
 
     def to_host(self, m: Mbuf) -> None:
         """Write a frame to the device: the host receives it."""

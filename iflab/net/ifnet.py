@@ -260,12 +260,14 @@ class Ifnet:
             self.if_rele()
 
     def if_free_internal(self) -> None:
-        """Let everything go that the interface made (475-497)."""
+        """Let everything go that the interface made (475-497), and what it was given after it was detached."""
         if self.com_free is not None:
             self.com_free(self.if_l2com, self.if_alloctype)
             self.com_free = self.if_l2com = None
         if self.if_vnet is None or not self.if_vnet.lists(self):
             group.if_freegroups(self)
+            for ifa in self.if_addrhead:
+                self.ifa_remove(ifa)
         self.set_description(None)
         ifq_delete(self.if_snd)
         self.kernel.freed("ifnet")
@@ -447,8 +449,11 @@ class Ifnet:
         """Put an address last on the list, as a protocol does; the list holds its reference.
 
         ``dstaddr`` is the broadcast address or the far end, by the interface's flags.
+        Raises ``ValueError`` for what is no address, ENXIO for an interface that was freed.
         """
         with self.kernel.giant:
+            if self.if_refcount == 0:
+                raise refuse(errno.ENXIO, f"{self.if_xname}: the interface was freed")
             ifa = ifa_alloc(self.kernel, as_sockaddr(addr))
             ifa.ifa_netmask = as_sockaddr(netmask) if netmask is not None else None
             ifa.ifa_dstaddr = as_sockaddr(dstaddr) if dstaddr is not None else None

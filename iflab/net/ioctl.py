@@ -21,7 +21,7 @@ from .flags import IF_MAXMTU, IF_MINMTU, IFF, IFF_CANTCHANGE, IFNAMSIZ, AddressF
 from .group import if_getgroupmembers
 from .priv import Priv, Thread
 from .sockaddr import SockaddrDl
-from .sockio import GENERIC_GET, GENERIC_SET, IFREQ_SIZE, Ifconf, Ifgroupreq, Ifreq
+from .sockio import GENERIC_GET, GENERIC_SET, IFREQ_SIZE, Ifaliasreq, Ifconf, Ifgroupreq, Ifreq
 
 if TYPE_CHECKING:
     from .ifnet import Ifnet
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 __all__ = ["Socket", "ifconf", "ifhwioctl", "ifioctl"]
 
 _SIZEOF_SOCKADDR = 16
+_REQUESTS: dict[str, tuple[type, ...]] = {
+    "SIOCGIFCONF": (Ifconf,),
+    **dict.fromkeys(("SIOCAIFGROUP", "SIOCDIFGROUP", "SIOCGIFGROUP", "SIOCGIFGMEMB"), (Ifgroupreq,)),
+}
 _ADDRESS_SETTERS = frozenset({"SIOCSIFADDR", "SIOCSIFBRDADDR", "SIOCSIFDSTADDR", "SIOCSIFNETMASK"})
 
 
@@ -48,9 +52,10 @@ _log = logging.getLogger("iflab.net")
 def ifioctl(so: Socket, cmd: str, data: Any, td: Thread) -> None:
     """Carry out an interface ioctl; the answer is written into ``data`` (2528-2654).
 
-    Raises EPERM without the privilege, ENXIO without the interface, and what
-    the command's own function raises.
+    Raises EPERM without the privilege, ENXIO without the interface, EFAULT for what
+    is no request of the command's kind, and what the command's own function raises.
     """
+    _check_request(cmd, data)
     vnet = so.so_vnet
     kernel = vnet.kernel
     _log.debug("%s: %s %s", vnet.name, cmd, getattr(data, "ifr_name", ""))
@@ -83,6 +88,13 @@ def ifioctl(so: Socket, cmd: str, data: Any, td: Thread) -> None:
                 _to_interface(so, ifp, cmd, data, td)
             finally:
                 ifp.if_rele()
+
+
+def _check_request(cmd: str, data: Any) -> None:
+    """Raise EFAULT for what is no request of the command's kind: the original would read strange memory."""
+    wanted: tuple[type, ...] = _REQUESTS.get(cmd, (Ifreq, Ifaliasreq))
+    if not isinstance(data, wanted):
+        raise refuse(errno.EFAULT, f"{cmd} takes an {wanted[0].__name__}, not {type(data).__name__}")
 
 
 def _to_interface(so: Socket, ifp: Ifnet, cmd: str, data: Any, td: Thread) -> None:

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from iflab.net import IFT, Driver, Ifnet, Kernel, Stack, ether_ifattach, ether_resolvemulti, frame_of, mbuf
+from iflab.net import (
+    IFT,
+    Cloner,
+    Driver,
+    Ifnet,
+    Kernel,
+    Stack,
+    ether_ifattach,
+    ether_resolvemulti,
+    frame_of,
+    mbuf,
+)
 
 
 class FakePort:
@@ -69,3 +80,23 @@ def ethernet(kernel: Kernel | None = None, unit: int = 0, stack: Stack | None = 
     ifp.if_mtu = 1500
     ether_ifattach(ifp, b"\x02\0\0\0\0" + bytes([unit + 1]))
     return vnet, ifp, driver
+
+
+def discard(ifp: Ifnet) -> None:
+    """Unmake what ``disc`` made."""
+    ifp.if_detach()
+    ifp.if_free()
+
+
+def disc_cloner() -> Cloner:
+    """Makes interfaces ``disc0`` ... over recording drivers."""
+
+    def create(vnet, name, unit, params):
+        ifp = vnet.if_alloc(IFT.ETHER)
+        ifp.if_initname("disc", unit)
+        ifp.if_driver = RecordingDriver()
+        ifp.if_mtu = 1500
+        ifp.if_attach()
+        return ifp
+
+    return Cloner("disc", create, discard)

@@ -4,10 +4,10 @@ import pytest
 
 from iflab.bsd import CommandError, devctl_text, ifconfig, message_text, netstat, sysctl
 from iflab.bsd.netstat import RouteRow
-from iflab.net import IFF, RTF, AddressFamily, Cloner, Kernel, LinkState, ether_ifattach
+from iflab.net import IFF, RTF, AddressFamily, Kernel, LinkState, ether_ifattach
 from iflab.net.rtsock import RouteMessage
 
-from .doubles import RecordingDriver
+from .doubles import RecordingDriver, disc_cloner
 
 
 @pytest.fixture
@@ -210,21 +210,7 @@ def test_an_empty_description_is_none(vnet, em0):
 
 
 def test_interfaces_are_made_and_unmade_by_name(kernel, vnet):
-    def create(vnet, name, unit, params):
-        from iflab.net import IFT
-
-        ifp = vnet.if_alloc(IFT.ETHER)
-        ifp.if_initname("disc", unit)
-        ifp.if_driver = RecordingDriver()
-        ifp.if_mtu = 1500
-        ifp.if_attach()
-        return ifp
-
-    def destroy(ifp):
-        ifp.if_detach()
-        ifp.if_free()
-
-    kernel.cloners.register(Cloner("disc", create, destroy))
+    kernel.cloners.register(disc_cloner())
 
     assert ifconfig(vnet, ["-C"]) == "disc\n"
     assert ifconfig(vnet, ["disc", "create", "mtu", "900"]) == "disc0\n"

@@ -24,6 +24,7 @@ from iflab.net import (
     Rtentry,
     SockaddrDl,
     Stack,
+    UserBuffer,
     as_sockaddr,
     ether_ifattach,
     ether_resolvemulti,
@@ -202,26 +203,17 @@ def test_a_domain_without_functions_is_passed_over():
     assert gone == ["data"]
 
 
-def test_a_move_that_the_driver_refuses_leaves_the_interface_where_it_was():
-    vnet, ifp, driver = ethernet()
-    other = vnet.kernel.vnet_alloc("other")
-
-    def refuse(ifp, vnet):
-        raise OSError(errno.EBUSY, "no")
-
-    driver.if_reassign = refuse
-    refused(errno.EBUSY, ifp.if_vmove, other)
-    assert (ifp.if_vnet, vnet.ifunit("em0"), other.vnet_ifcnt) == (vnet, ifp, 0)
-
-
-def test_a_vnet_sends_home_only_what_it_borrowed():
+def test_an_address_added_after_the_detach_goes_with_the_last_reference():
     vnet, ifp, _ = ethernet()
-    guest = vnet.kernel.vnet_alloc("guest")
-    ifp.if_vmove(guest)
-    vnet.kernel.vnet_destroy(guest)
-    assert ifp.if_vnet is vnet
-    with pytest.raises(KernelPanic, match="387"):
-        vnet.kernel.vnet_destroy(vnet)
+    ifp.if_ref()
+    ifp.if_detach()
+    ifp.ifa_add("192.0.2.1")
+    ifp.if_free()
+    assert vnet.kernel.live()["ifaddr"] == 1
+    ifp.if_rele()
+
+    assert set(vnet.kernel.live().values()) == {0}
+    refused(errno.ENXIO, ifp.ifa_add, "192.0.2.1")
 
 
 def test_a_group_joined_after_the_detach_is_left_with_the_last_reference():
@@ -230,6 +222,7 @@ def test_a_group_joined_after_the_detach_is_left_with_the_last_reference():
     ifp.if_detach()
     ifp.if_addgroup("lab")
     assert vnet.groups["lab"].ifg_members == [ifp]
+    refused(errno.ENXIO, ifp.if_addmulti, "224.0.0.5")
     refused(errno.ENXIO, ifp.link_sockaddr)
     assert ifp.lladdr == b""
     ifp.if_free()
@@ -241,6 +234,21 @@ def test_a_group_joined_after_the_detach_is_left_with_the_last_reference():
 def test_a_buffer_too_short_for_groups_is_refused(length):
     vnet, _, _ = ethernet()
     refused(errno.EINVAL, vnet.ioctl, "SIOCGIFGROUP", Ifgroupreq("em0", ifgr_len=length))
+
+
+@pytest.mark.parametrize(
+    "cmd", ["SIOCGIFMTU", "SIOCSIFMTU", "SIOCGIFCONF", "SIOCGIFGROUP", "SIOCGIFGMEMB", "SIOCX"]
+)
+@pytest.mark.parametrize("data", [None, "em0", UserBuffer(4)])
+def test_what_is_no_request_is_efault(cmd, data):
+    vnet, _, _ = ethernet()
+    refused(errno.EFAULT, vnet.ioctl, cmd, data)
+    refused(
+        errno.EFAULT,
+        vnet.ioctl,
+        cmd,
+        Ifreq("em0") if "GIF" in cmd and "MTU" not in cmd else Ifgroupreq("em0"),
+    )
 
 
 def test_flags_of_the_driver_are_not_counted():

@@ -15,7 +15,6 @@ from iflab.net import (
     IFF,
     IFT,
     AddressFamily,
-    Cloner,
     Ifreq,
     Kernel,
     KernelPanic,
@@ -28,7 +27,7 @@ from iflab.net import (
 )
 from iflab.net.altq import Priority, altq_forgo, altq_use
 
-from .doubles import RecordingDriver, frame
+from .doubles import RecordingDriver, disc_cloner, discard, frame
 
 GROUPS = ["224.0.0.5", "225.128.0.5", "ff02::1", "01:00:5e:00:00:05"]
 NAMES = ["lab", "team", "x"]
@@ -91,21 +90,6 @@ def tolerated(fn, *args):
         return None
 
 
-def disc(vnet, name, unit, params):
-    """What a cloner makes."""
-    ifp = vnet.if_alloc(IFT.ETHER)
-    ifp.if_initname("disc", unit)
-    ifp.if_driver = RecordingDriver()
-    ifp.if_mtu = 1500
-    ifp.if_attach()
-    return ifp
-
-
-def undisc(ifp):
-    ifp.if_detach()
-    ifp.if_free()
-
-
 class Machine(RuleBasedStateMachine):
     """Interfaces by handle; the test holds references of memberships (``holders``), interfaces (``held``), addresses."""
 
@@ -116,7 +100,7 @@ class Machine(RuleBasedStateMachine):
         self.ifps = []
         self.holders, self.held, self.ifas = [], [], []
         self.unit = 0
-        self.kernel.cloners.register(Cloner("disc", disc, undisc))
+        self.kernel.cloners.register(disc_cloner())
 
     def pick(self, data):
         return self.ifps[data.draw(st.integers(0, len(self.ifps) - 1))]  # a drawn object would be kept alive
@@ -342,7 +326,7 @@ class Machine(RuleBasedStateMachine):
     def teardown(self):
         for vnet in self.vnets:
             for ifp in [ifp for ifp in vnet.ifnets() if ifp.if_dname == "disc"]:
-                undisc(ifp)
+                discard(ifp)
         while self.held:
             self.held.pop().if_rele()
         for ifa in self.ifas:
@@ -412,7 +396,7 @@ def test_several_threads_at_the_same_interfaces_keep_the_promises():
     """Whoever takes an interface from under another one's hands: references hold, refusals are errnos."""
     kernel = Kernel()
     vnets = [kernel.vnet_alloc(f"v{n}") for n in range(2)]
-    kernel.cloners.register(Cloner("disc", disc, undisc))
+    kernel.cloners.register(disc_cloner())
     unexpected, done = [], []
 
     def join_and_leave(ifp, group):
@@ -484,7 +468,7 @@ def test_several_threads_at_the_same_interfaces_keep_the_promises():
     assert done  # some came too late
     for vnet in vnets:
         for ifp in vnet.ifnets():
-            undisc(ifp)
+            discard(ifp)
         vnet.vnet_if_uninit()
     kernel.taskqueue_swi.run()
     assert set(kernel.live().values()) == {0}

@@ -6,6 +6,8 @@ the account of ``ip monitor``.
 
 import errno
 import select
+import socket
+import struct
 import subprocess
 
 import pytest
@@ -268,6 +270,44 @@ def test_a_device_that_is_moved_out_of_the_lab_is_gone(lab, alice, em0):
     elsewhere.close()
 
 
+@pytest.mark.parametrize("kind", ["tap", "vlan", "bridge", "lagg", "lo", "disc"])
+def test_what_was_made_by_name_follows_and_goes_with_its_device(lab, alice, em0, kind):
+    name = alice.ifconfig(f"{kind} create").strip()
+    lab.check()
+    alice.run(
+        f"ip link set {name} mtu 1400 alias hi; ip link set {name} up; ip addr add 10.9.9.1/24 dev {name};"
+        f"ip link set {name} name x0",
+        check=True,
+    )
+    lab.check()
+    ifp = alice.nics["x0"]
+    assert (ifp.if_mtu, ifp.if_description) == (1400, "hi")
+
+    alice.run("ip link del x0", check=True)
+    lab.check()
+    lab.wait_for_closers()
+
+    assert alice.nics == {"em0": em0}
+    assert {row["ifname"] for row in ip(alice, "link")} == {"lo", "em0"}
+
+
+def test_a_fib_that_only_one_family_takes_is_refused_whole(lab, alice, em0, monkeypatch):
+    real = Netlink.rule_add
+
+    def rule_add(self, name, table, *, family):
+        if family == socket.AF_INET6:
+            raise OSError(errno.ENOBUFS, "refused")
+        real(self, name, table, family=family)
+
+    monkeypatch.setattr(Netlink, "rule_add", rule_add)
+    with pytest.raises(OSError, match="refused") as caught:
+        alice.vnet.ioctl("SIOCSIFFIB", Ifreq("em0", ifr_fib=5))
+
+    assert caught.value.errno == errno.ENOBUFS
+    assert em0.if_fib == 0
+    assert [row for row in ip(alice, "rule") if row.get("iif")] == []
+
+
 def test_the_rule_of_a_fib_goes_where_the_interface_goes(lab, alice, em0):
     guest = lab.host("guest")
 
@@ -318,6 +358,53 @@ def test_an_alias_longer_than_ours_may_be_is_shown_all_the_same(lab, alice, em0)
     alice.run(["ip", "link", "set", "em0", "alias", ""], check=True)
     lab.check()
     assert em0.if_description is None
+
+
+def test_a_program_that_wants_all_groups_gets_them_although_the_kernel_never_tells(lab, alice, em0):
+    """As a multicast router does: a frame that misses the filter has it looked for."""
+    bob, cable = lab.hosts["bob"], lab.wires["cable0"]
+    cable.unplug(bob.nics["em0"].if_softc)
+    station = lab.station(name="probe")
+    cable.plug(station)
+    index = em0.if_softc.tap.ifindex
+    frame = bytes.fromhex("01005e7c0042") + em0.lladdr + b"\x88\xb5" + bytes(46)
+    received = lambda: ip(alice, "-s", "link", "show", "em0")[0]["stats64"]["rx"]["packets"]  # noqa: E731
+
+    station.send(frame)
+    before = received()
+    with alice.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
+        sock.setsockopt(263, 1, struct.pack("iHH8s", index, 2, 0, b""))  # PACKET_MR_ALLMULTI
+
+        def comes_through():
+            station.send(frame)
+            return received() > before
+
+        eventually(comes_through)  # it is looked for four times a second
+        assert em0.if_flags & IFF.ALLMULTI
+        lab.check()
+        em0.if_allmulti(1)
+        em0.if_allmulti(0)
+        assert em0.if_amcount == 1
+    lab.check()
+
+    assert not em0.if_flags & IFF.ALLMULTI
+    before = received()
+    station.send(frame)
+    assert received() == before
+
+
+def test_what_the_kernel_never_tells_of_a_device_that_is_down_is_read(lab, alice, em0):
+    alice.run("ip link set em0 down", check=True)
+    lab.check()
+    alice.run("ip link set em0 alias quietly group 55", check=True)
+    lab.check()
+    assert em0.if_description == "quietly"
+    assert [group.ifg_group for group in em0.if_groups] == ["all", "grp55_"]
+    alice.run("ip link set em0 alias again", check=True)
+
+    alice.run("ip link set em0 up", check=True)
+
+    eventually(lambda: em0.if_description == "again")  # what is told next tells of all
 
 
 def test_what_the_kernel_refuses_is_an_errno_and_changes_neither_side(lab, alice, em0):

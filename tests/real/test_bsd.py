@@ -47,6 +47,12 @@ def test_ifconfig_shows_and_changes_what_ip_shows(running):
     assert iflab("ifconfig", running.name, "bob", "-l").stdout == "em0\n"
 
 
+@pytest.mark.parametrize("command", ["ifconfig", "netstat"])
+def test_a_quotation_without_end_is_a_bad_word(running, command):
+    with pytest.raises(ValueError, match=f"^{command}: .*: no closing quotation$"):
+        getattr(running.hosts["alice"], command)("em0 descr 'x")
+
+
 def test_media_are_shown_and_chosen(running):
     alice = running.hosts["alice"]
     for words in ("media autoselect", "media 10Gbase-T mediaopt full-duplex", "mediaopt full-duplex"):

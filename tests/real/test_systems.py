@@ -9,6 +9,7 @@ import gc
 import json
 import os
 import socket
+import struct
 import threading
 import time
 import weakref
@@ -16,6 +17,7 @@ import weakref
 import psutil
 import pytest
 from scapy.layers.inet import ICMP, IP, UDP
+from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP, Ether
 
 from iflab.net import (
@@ -42,7 +44,7 @@ from iflab.net.altq import Priority, TokenBucketRegulator, altq_forgo, altq_use
 from iflab.net.priv import allow_none
 from iflab.net.sockio import GENERIC_GET, GENERIC_SET
 
-from ..linux_tools import eventually, ip, kernel_flags, link, need
+from ..linux_tools import PATIENCE, eventually, ip, kernel_flags, link, need
 
 
 @pytest.fixture
@@ -612,6 +614,39 @@ def test_row_20_addresses_by_ioctl_are_the_kernels(lab, pair, em0):
     refused(errno.EFAULT, alice.vnet.ioctl, "SIOCGVH", Ifreq("em0"))  # carp is there, its record is not
 
 
+def test_row_20_ipv6_addresses_by_ioctl_are_the_kernels(lab, pair, em0):
+    alice = pair[0]
+    ask = lambda cmd, address=None: str(  # noqa: E731
+        alice.vnet.ioctl(cmd, Ifreq("em0", ifr_addr=address and as_sockaddr(address))).ifr_addr
+    )
+    local = ask("SIOCGIFADDR_IN6")
+    assert local.startswith("fe80::")
+    alice.vnet.ioctl(
+        "SIOCAIFADDR_IN6",
+        Ifaliasreq("em0", as_sockaddr("2001:db8::1"), None, as_sockaddr("ffff:ffff:ffff::")),
+    )
+    rows = {a["local"]: a["prefixlen"] for a in ip(alice, "-6", "addr", "show", "em0")[0]["addr_info"]}
+    assert rows == {local: 64, "2001:db8::1": 48}
+    assert ask("SIOCGIFADDR_IN6", "2001:db8::1") == "2001:db8::1"
+    assert ask("SIOCGIFNETMASK_IN6", "2001:db8::1") == "ffff:ffff:ffff::"
+    assert ask("SIOCGIFNETMASK_IN6") == "ffff:ffff:ffff:ffff::"
+    refused(errno.EINVAL, ask, "SIOCGIFDSTADDR_IN6")
+    refused(errno.EADDRNOTAVAIL, ask, "SIOCDIFADDR_IN6", "2001:db8::9")
+
+    alice.vnet.ioctl("SIOCAIFADDR_IN6", Ifreq("em0", ifr_data="2001:db8::1/64"))  # another length
+    rows = {a["local"]: a["prefixlen"] for a in ip(alice, "-6", "addr", "show", "em0")[0]["addr_info"]}
+    assert rows == {local: 64, "2001:db8::1": 64}
+    alice.vnet.ioctl("SIOCDIFADDR_IN6", Ifreq("em0", ifr_addr=as_sockaddr("2001:db8::1")))
+    alice.vnet.ioctl("SIOCDIFADDR", Ifreq("em0"))  # the first of its family
+
+    assert [a["local"] for a in ip(alice, "addr", "show", "em0")[0]["addr_info"]] == [local]
+    refused(errno.EADDRNOTAVAIL, alice.vnet.ioctl, "SIOCGIFADDR", Ifreq("em0"))
+    for cmd in ("SIOCSIFADDR", "SIOCSIFBRDADDR", "SIOCSIFDSTADDR", "SIOCSIFNETMASK"):
+        refused(errno.EINVAL, alice.vnet.ioctl, cmd, Ifreq("em0", ifr_addr=as_sockaddr("10.0.0.1")))
+    assert alice.vnet.ioctl("SIOCIFGCLONERS", Ifreq()).ifr_data[0] == "tap"
+    refused(errno.ENOENT, alice.vnet.ioctl, "SIOCGIFGMEMB", Ifgroupreq("nobody"))
+
+
 def test_row_21_counted_modes_open_and_close_the_filter(lab, pair, em0):
     alice = pair[0]
     station = lab.station(name="probe")
@@ -679,6 +714,49 @@ def test_row_23_multicast(lab, pair, em0):
     eventually(lambda: em0.if_findmulti("233.252.0.6") is None)
     assert "01:00:5e:7c:00:05" not in listed()
     refused(errno.ENOENT, em0.if_delmulti, "233.252.0.5")
+
+
+@pytest.mark.parametrize(
+    ("family", "group", "mac"),
+    [
+        (socket.AF_INET, "233.252.0.6", "01:00:5e:7c:00:06"),
+        (socket.AF_INET6, "ff02::1:234", "33:33:00:01:02:34"),
+    ],
+    ids=["IPv4", "IPv6"],
+)
+def test_row_23_a_group_that_a_program_joins_opens_the_filter_for_it(lab, pair, em0, family, group, mac):
+    alice, bob, cable = pair
+    cable.unplug(bob.nics["em0"].if_softc)
+    station = lab.station(name="probe")
+    cable.plug(station)
+    index = em0.if_softc.tap.ifindex
+    layer = IP(src="192.0.2.9", dst=group) if family == socket.AF_INET else IPv6(src="fe80::9", dst=group)
+    message = bytes(Ether(src=station.mac, dst=mac) / layer / UDP(sport=9, dport=7777) / b"hello")
+    stream = lab.kernel.rtsock.stream()
+    sock = alice.socket(family, socket.SOCK_DGRAM)
+    sock.bind(("", 7777))
+    sock.settimeout(5 * PATIENCE)
+
+    station.send(message)
+    before = em0.if_softc.filtered
+    packed = socket.inet_pton(family, group)
+    if family == socket.AF_INET:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, packed + socket.inet_aton("192.0.2.1"))
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, packed + struct.pack("@I", index))
+    eventually(lambda: em0.if_findmulti(group) is not None)
+    station.send(message)
+
+    assert sock.recv(100) == b"hello"
+    assert before >= 1
+    assert em0.if_findmulti(mac).ifma_refcount == 1  # held by the network-layer group alone
+    em0.if_addmulti(group)
+    em0.if_delmulti(group)
+    assert em0.if_findmulti(group) is not None  # the program's is left
+    sock.close()
+    eventually(lambda: em0.if_findmulti(mac) is None)
+    told = [text.split(":")[0] for text in messages(stream) if text.endswith(f"group: {group}")]
+    assert told == ["RTM_NEWMADDR"]  # that a program leaves is no message of if_delmulti's (3132-3270)
 
 
 def test_row_24_a_new_mac_is_learned_by_the_neighbours(lab, pair, em0):
