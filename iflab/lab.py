@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from iflab.bpf import Sniffer
     from iflab.capture import Capture
     from iflab.expect import Expectations
-    from iflab.faults import Struck
+    from iflab.faults import NicStruck, Struck
     from iflab.report import Recorder as ReportRecorder
     from iflab.wire import Station
 
@@ -171,6 +171,7 @@ class Lab:
             )
             self.faults = Faults(self.engine, self.seed, elapsed=self.elapsed, replay=replay)
             """The faults of its cables: counts, streams of random numbers, the record."""
+            self.faults.nic_listeners.append(self._nic_struck)
             self._schedule = Schedule(self.engine, self.log, self._find)
             self.engine.start()
             self.engine.add_reader(self._listener.monitor.fileno(), self._listener.readable)
@@ -218,6 +219,12 @@ class Lab:
 
     def log(self, text: str, about: Wire | Ifnet | None = None) -> None:
         """Tell something worth telling, of a wire or an interface perhaps: ``iflab run`` shows it."""
+        if not self._closed:
+            self.faults.note(text, about if isinstance(about, Wire) else None)
+            self._say(text, about)
+
+    def _say(self, text: str, about: Wire | Ifnet | None) -> None:
+        """Tell all who show what happens; the record knows already."""
         if self._closed:
             return  # plugs that are pulled now are no news
         _log.info("%s: %s", self.name, text)
@@ -225,7 +232,6 @@ class Lab:
             capture.note(f"{self.elapsed():.3f} s {text}")
         for recorder in self._reports:
             recorder.note(text, about)
-        self.faults.note(text)
         if self.on_log is not None:
             try:
                 self.on_log(self.elapsed(), text)
@@ -775,10 +781,26 @@ class Lab:
             capture.on_close(self._tell_of_faults(capture.struck))
         return capture
 
-    def _tell_of_faults(self, fn: Callable[[Struck], None]) -> Callable[[], None]:
-        """Call ``fn`` whenever a fault strikes a frame; returns what ends that."""
-        self.faults.listeners.append(fn)
-        return lambda: self.faults.listeners.remove(fn)
+    def _tell_of_faults(self, fn: Callable[[Struck | NicStruck], None]) -> Callable[[], None]:
+        """Call ``fn`` whenever a fault of a cable or of a NIC strikes a frame; returns what ends that."""
+
+        def of_nic(struck: NicStruck) -> None:
+            if struck.frame is not None:
+                fn(struck)
+
+        def end() -> None:
+            faults.listeners.remove(fn)
+            faults.nic_listeners.remove(of_nic)
+
+        faults = self.faults
+        faults.listeners.append(fn)
+        faults.nic_listeners.append(of_nic)
+        return end
+
+    def _nic_struck(self, struck: NicStruck) -> None:
+        """A fault of a NIC that strikes no single frame is worth telling; of a frame its comment tells."""
+        if struck.frame is None:
+            self._say(str(struck), struck.nic.ifp)
 
     def report(self, path: str | os.PathLike[str] | None = None) -> ReportRecorder:
         """Record for a report what happens from now on, on all wires, also on those made later.

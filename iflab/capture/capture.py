@@ -32,7 +32,7 @@ from iflab.wire import HOOK, End, Port, UnderWay, Watched, Wire
 from .files import INBOUND, OUTBOUND, SNAPLEN, Interface, PcapFile, PcapngFile
 
 if TYPE_CHECKING:
-    from iflab.faults import Struck
+    from iflab.faults import NicStruck, Struck
 
 __all__ = ["Capture"]
 
@@ -174,7 +174,7 @@ class Capture:
         if not self.closed:
             self._records.append(text)
 
-    def struck(self, struck: Struck) -> None:
+    def struck(self, struck: Struck | NicStruck) -> None:
         """A fault struck a frame: a comment of it."""
         text = str(struck)
         if struck.end is None or text.startswith("lost"):  # of that its fate will tell

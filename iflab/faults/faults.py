@@ -28,7 +28,7 @@ from .kinds import Does, Fault, in_order
 from .record import Direction, Record, Recorder
 from .stream import Stream
 
-__all__ = ["Faults", "Struck"]
+__all__ = ["Faults", "NicStruck", "Struck"]
 
 _log = logging.getLogger("iflab.faults")
 
@@ -57,6 +57,34 @@ class Struck:
         return self.fault.tell(self.decision)
 
 
+@dataclass(frozen=True, slots=True)
+class NicStruck:
+    """A fault of a NIC struck (``iflab/drivers/faulty.py``)."""
+
+    time: float
+    """Seconds since the run began."""
+    nic: Any
+    """The driver: it has a ``name`` and an ``ifp``."""
+    cause: str
+    """Under which the NIC counts it."""
+    text: str
+    """What happened, for people: ``if_start stalls for 0.5 s``."""
+    frame: Mbuf | None
+    """The frame that it struck; None: no single one."""
+    end: End | None = None
+    """Of the wire, at which that frame came in; None: somewhere before."""
+
+    @property
+    def before(self) -> Mbuf:
+        """The frame that it struck, as a tap of the wire saw it."""
+        assert self.frame is not None
+        return self.frame
+
+    def __str__(self) -> str:
+        """What happened and where; of a frame first under which cause: ``kept out: bob:em0: …``."""
+        return f"{self.cause + ': ' if self.frame is not None else ''}{self.nic.name}: {self.text}"
+
+
 class Faults:
     """All faults of cables in a run. ``seed`` decides every random choice of theirs.
 
@@ -79,7 +107,11 @@ class Faults:
         self.replay = replay
         self.recorder: Recorder | None = None
         self.listeners: list[Callable[[Struck], None]] = []
-        """Called, with the lock held, whenever a fault strikes; must be quick."""
+        """Called, with the lock held, whenever a fault of a cable strikes; must be quick."""
+        self.nic_listeners: list[Callable[[NicStruck], None]] = []
+        """The same for faults of NICs."""
+        self.replayed = 0
+        """Decisions that were made again as the record has them."""
         self._channels: dict[tuple[Wire, Port], Channel] = {}
         self._default: dict[Wire, tuple[Fault, ...]] = {}
         self._chosen: dict[tuple[Wire, Port], tuple[Fault, ...]] = {}
@@ -135,6 +167,8 @@ class Faults:
         ``FaultError``, with nothing changed.
         """
         chosen = in_order(faults)
+        for fault in chosen:
+            fault.check()
         with self.clock.lock:
             if towards is None:
                 self._default[wire] = chosen
@@ -182,14 +216,14 @@ class Faults:
         self._describe(way)
         return way
 
-    def note_setting(self, way: Way, faults: tuple[Fault, ...]) -> None:
-        """The faults of a direction were set."""
+    def note_setting(self, way: Way, faults: tuple[Fault, ...], after: int) -> None:
+        """From the frame behind number ``after`` on a direction has these faults."""
         if self.recorder is not None:
             self.recorder.add(
                 {
                     "at": round(self.elapsed(), 6),
                     "set": self._number(way),
-                    "after": way.sent(),
+                    "after": after,
                     "faults": [fault.as_dict() for fault in faults],
                 }
             )
@@ -251,14 +285,46 @@ class Faults:
             self._numbers.clear()
             for channel in self._channels.values():
                 for way in channel.ways.values():
-                    if channel.faults:
-                        self.note_setting(way, channel.faults)
+                    if way.current:
+                        self.note_setting(way, way.current, way.sent())
             return self.recorder
 
-    def note(self, text: str) -> None:
-        """Something happened: a line of the record."""
+    def note(self, text: str, wire: Wire | None = None) -> None:
+        """Something happened, to a wire perhaps: a line of the record, with the frames that its ends had sent by then."""
+        if self.recorder is None:
+            return
+        line: dict[str, Any] = {"at": round(self.elapsed(), 6), "note": text}
+        if wire is not None:
+            with self.clock.lock:
+                line["sent"] = {end.port.name: self._sent(wire, end) for end in wire.ends.values()}
+        self.recorder.add(line)
+
+    def _sent(self, wire: Wire, end: End) -> int:
+        """The number of the last frame that an end put on its wire, as the decisions have it."""
+        ways = (way for (w, s, _), way in self._in_record.items() if (w, s) == (wire.name, end.port.name))
+        return max((way.sent() for way in ways), default=end.flow.sent)
+
+    def struck_nic(self, nic: Any, cause: str, text: str, m: Mbuf | None = None) -> None:
+        """A fault of a NIC struck; ``m`` is the frame that it struck, if it was one."""
+        end = nic.end.wire.delivering if m is not None and nic.end is not None else None
+        event = NicStruck(self.elapsed(), nic, cause, text, m, end)
         if self.recorder is not None:
-            self.recorder.add({"at": round(self.elapsed(), 6), "note": text})
+            ifp = nic.ifp
+            self.recorder.add(
+                {
+                    "at": round(event.time, 6),
+                    "note": f"{nic.name}: {text}",
+                    "nic": nic.name,
+                    "fault": cause,
+                    "sent": ifp.if_opackets,
+                    "received": ifp.if_ipackets,
+                }
+            )
+        for listener in tuple(self.nic_listeners):
+            try:
+                listener(event)
+            except BaseException as error:
+                report(_log, error, "a listener to faults failed: %r", listener)
 
     def _describe(self, way: Way) -> None:
         if self.recorder is not None:

@@ -46,7 +46,7 @@ from iflab.net.mbuf import PKTHDR, Mbuf
 
 from .distribution import Distribution, distribution
 from .errors import FaultError, check_count, check_probability, check_seconds
-from .field import flip_in_field
+from .field import check_field, flip_in_field
 from .stream import Stream
 
 __all__ = [
@@ -122,6 +122,9 @@ class Fault(ABC):
     def is_recorded(self) -> bool:
         """False when every frame is struck alike, so that nothing need be written down."""
         return True
+
+    def check(self) -> None:  # noqa: B027 - most have nothing to look up
+        """Look up, when it is set, what nobody could know when it was made. Raises ``FaultError``."""
 
     def change(self, decision: Any, m: Mbuf) -> Mbuf:
         """The frame as a decision leaves it."""
@@ -427,6 +430,11 @@ class Corrupt(Fault):
                 raise FaultError(
                     f"a corruption within {self.within}: give the first octet and the one behind the last"
                 )
+
+    def check(self) -> None:
+        """scapy must know the field, or nothing would ever be corrupted."""
+        if self.field:
+            check_field(self.field)
 
     def decider(self) -> Decider:
         """Corrupt with the probability."""

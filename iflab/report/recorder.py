@@ -36,7 +36,7 @@ from .series import Timeline
 from .story import Happening, Happenings, Seen, Tape
 
 if TYPE_CHECKING:
-    from iflab.faults import Struck
+    from iflab.faults import NicStruck, Struck
     from iflab.lab import Lab
 
 __all__ = ["Recorder", "ReportError"]
@@ -268,7 +268,7 @@ class Recorder:
         if len(self._inbox) <= ENTRIES:
             self._inbox.append((_BECAME, end, m, frames, by))
 
-    def struck(self, struck: Struck) -> None:
+    def struck(self, struck: Struck | NicStruck) -> None:
         """A fault struck a frame. Of those that it lost, their fate will tell."""
         if len(self._inbox) <= ENTRIES and struck.end is not None:
             self._inbox.append((_STRUCK, struck.end, struck.before, str(struck)))

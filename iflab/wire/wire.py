@@ -203,6 +203,8 @@ class Wire:
         self._delays: dict[Port, float] = {}
         self._default_delay = 0.0
         self._pipes: dict[Port, _Pipe] = {}
+        self.delivering: End | None = None
+        """Whose frame a port is receiving right now, as far as somebody listens."""
         self.impairer: Impairer | None = None
         self.impairments: dict[Port, Impairment] = {}
         """Faults in the way, by the port that it leads to."""
@@ -650,11 +652,13 @@ class Wire:
         flow, cause = end.flow, ""
         flow.in_flight -= 1
         flow.delivered += 1
+        before, self.delivering = self.delivering, end
         try:
             port.receive(m)
         except BaseException as error:
             self._receive_failed(end, port, error)
             cause = "receiver error"
+        self.delivering = before
         if self.taps:
             self._decided(end, port, m, cause)
 

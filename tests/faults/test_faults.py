@@ -431,6 +431,22 @@ def test_what_cannot_be_is_refused_with_a_remedy(make, text):
         make()
 
 
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ("ip.ttl", "'ip.ttl': scapy has loaded no layer 'ip'; did you mean IP\\?"),
+        ("IP.tttl", "the layer IP has no field 'tttl'; it has chksum, dst, flags, frag, id"),
+        ("Gremlin.x", "no layer 'Gremlin'; import the module of scapy.contrib that has it"),
+    ],
+)
+def test_a_field_that_scapy_does_not_know_is_refused_when_it_is_set(field, text):
+    bed = Bed(LoseEvery(1))
+    with pytest.raises(FaultError, match=text):
+        bed.cable.impair(Corrupt(0.5, field=field), towards=bed.b)
+
+    assert bed.faults.of(bed.cable, bed.b) == (LoseEvery(1),)
+
+
 def test_files_that_are_no_distributions_are_refused(tmp_path):
     for name, content, text in (
         ("a", "0.1 x", "no number"),
