@@ -230,6 +230,7 @@ class Wire:
                     f"{self.name} has {self.max_ports} ends and both are plugged; use a segment for more ports"
                 )
             end = port.end = self.ends[port] = End(self, port)
+            end.accepts = -1  # what the port was told on another wire holds no more: it is told in any case
             if self.impairer is not None:
                 self.impairer.plugged(self, port)
             self.rebind()

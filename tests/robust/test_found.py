@@ -176,6 +176,26 @@ def test_a_lab_whose_end_fails_somewhere_takes_everything_else_down():
     assert not lab.engine._thread.is_alive()
 
 
+def test_a_nic_that_is_plugged_in_elsewhere_finishes_its_frames_there(lab):
+    """On the cable super-frames passed whole; the hub takes none, and the kernel must hear of that."""
+    alice, bob, cable = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    others = [lab.host(f"h{n}").nic("em0") for n in range(2)]
+    hub = lab.segment(*others)
+    nics = [host.nics["em0"].if_softc for host in (alice, bob)]
+    assert nics[0].end.accepts
+    # what was queued before an offload was taken off is finished anyway: wait until that is over
+    eventually(lambda: alice.ping("192.0.2.2").received and not any(nic._stale_until for nic in nics))
+
+    for nic in nics:
+        cable.unplug(nic)
+        hub.plug(nic)
+    lab.wait_links()
+
+    assert bob.fetch(alice.serve(bytes_=1_000_000)).wait(timeout=20) == 1_000_000
+    assert hub.account().dropped.keys() <= {"unplugged"}
+    assert hub.account().balances()
+
+
 def test_a_detach_comes_to_its_end_whatever_the_protocols_refuse(lab, monkeypatch):
     alice = lab.host("alice")
     em0 = alice.nic("em0", "192.0.2.1/24", "2001:db8::1/64")
