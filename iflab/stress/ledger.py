@@ -32,7 +32,10 @@ if TYPE_CHECKING:
     from iflab.net import Mbuf
     from iflab.net.giant import Giant
 
-__all__ = ["Entry", "Ledger", "kernel_counts"]
+__all__ = ["OUR_FAULT", "Entry", "Ledger", "kernel_counts"]
+
+OUR_FAULT = frozenset({"unfinished", "receiver error", "hook error", "fault error"})
+"""Causes that nothing in a stress run brings about but a defect."""
 
 
 def kernel_counts(netns: Netns, index: int) -> tuple[int, int]:
@@ -196,6 +199,8 @@ class Ledger:
             self.errors.append(f"{wire.name}: {account} does not balance")
         if not all(account.dropped):
             self.errors.append(f"{wire.name}: frames were lost without a cause: {account}")
+        if ours := OUR_FAULT & account.dropped.keys():
+            self.errors.append(f"{wire.name}: the lab itself lost frames ({', '.join(sorted(ours))}): {account}")
         return {
             "wire": wire.name,
             "sent": account.sent,
