@@ -36,7 +36,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from enum import Enum
 from statistics import NormalDist
 from typing import Any, ClassVar, Protocol
@@ -118,6 +118,19 @@ class Fault(ABC):
     def decider(self) -> Decider:
         """Begin to decide for a direction."""
 
+    def __str__(self) -> str:
+        """As one would write it: without the parameters that are as they are anyway."""
+        words = []
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, Distribution):
+                value = str(value)
+            if each.default is MISSING:
+                words.append(_short(value))
+            elif value != each.default:
+                words.append(f"{each.name}={_short(value)}")
+        return f"{type(self).__name__}({', '.join(words)})"
+
     @property
     def is_recorded(self) -> bool:
         """False when every frame is struck alike, so that nothing need be written down."""
@@ -147,6 +160,15 @@ class Fault(ABC):
                 value = list(value)
             kept[each.name] = value
         return kept
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, frozenset):
+        some = sorted(value)
+        return ", ".join(map(str, some[:10])) + (f", … {len(some) - 10} more" if len(some) > 10 else "")
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else repr(value)
 
 
 class _Happening:

@@ -22,6 +22,7 @@ from typing import Any
 from iflab.net.clock import Clock, Timer
 
 from .errors import FaultError, check_count, check_seconds
+from .kinds import Fault
 
 __all__ = ["Event", "Every", "Schedule", "describe"]
 
@@ -53,7 +54,9 @@ def describe(fn: Any, args: Iterable[Any] = ()) -> str:
 
 def _word(arg: Any) -> str:
     name = getattr(arg, "name", None)
-    return name if isinstance(name, str) else repr(arg)
+    if isinstance(name, str):
+        return name
+    return str(arg) if isinstance(arg, Fault) else repr(arg)
 
 
 class Event:

@@ -200,7 +200,9 @@ class Ledger:
         if not all(account.dropped):
             self.errors.append(f"{wire.name}: frames were lost without a cause: {account}")
         if ours := OUR_FAULT & account.dropped.keys():
-            self.errors.append(f"{wire.name}: the lab itself lost frames ({', '.join(sorted(ours))}): {account}")
+            self.errors.append(
+                f"{wire.name}: the lab itself lost frames ({', '.join(sorted(ours))}): {account}"
+            )
         return {
             "wire": wire.name,
             "sent": account.sent,

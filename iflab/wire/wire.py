@@ -384,7 +384,7 @@ class Wire:
         with self.clock.lock:
             port = None if towards is None else self._end(getattr(towards, "if_softc", towards)).port
             self.impairer.impair(self, faults, port)
-            what = ", ".join(map(repr, faults)) or "none"
+            what = ", ".join(map(str, faults)) or "none"
             self._tell(f"faults{f' towards {port.name}' if port is not None else ''}: {what}")
 
     def set_impairment(self, port: Port, impairment: Impairment | None) -> None:

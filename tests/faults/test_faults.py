@@ -447,6 +447,22 @@ def test_a_field_that_scapy_does_not_know_is_refused_when_it_is_set(field, text)
     assert bed.faults.of(bed.cable, bed.b) == (LoseEvery(1),)
 
 
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [
+        (Loss(0.1), "Loss(0.1)"),
+        (Delay(0.02, jitter=0.005, spread="pareto"), "Delay(0.02, jitter=0.005, spread=pareto)"),
+        (Delay(0.02, spread=Measured.of([0.1, 0.2])), "Delay(0.02, spread=Measured of 2 values)"),
+        (Rate(10e6, burst=15_000, frames=None), "Rate(1e+07, burst=15000, frames=None)"),
+        (LoseFrames(range(1, 13)), "LoseFrames(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, … 2 more)"),
+        (Corrupt(0.1, field="IP.ttl"), "Corrupt(0.1, field=IP.ttl)"),
+        (Cut(), "Cut()"),
+    ],
+)
+def test_a_fault_is_told_as_one_would_write_it(fault, text):
+    assert str(fault) == text
+
+
 def test_files_that_are_no_distributions_are_refused(tmp_path):
     for name, content, text in (
         ("a", "0.1 x", "no number"),
