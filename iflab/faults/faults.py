@@ -118,8 +118,8 @@ class Faults:
         self._counts: dict[Direction, Counter[str]] = {}
         self._numbers: dict[Direction, int] = {}
         self._in_record: dict[Direction, Way] = {}
-        self._ended: dict[Direction, int] = {}
-        """Frames in directions whose receiver is gone."""
+        self._ended: dict[Direction, tuple[int, tuple[Fault, ...]]] = {}
+        """Frames in directions whose receiver is gone, and the faults that were in force."""
 
     # wires
 
@@ -134,7 +134,7 @@ class Faults:
         """A port was plugged in: what is set for the wire, or for this port before, holds for it."""
         for gone in [p for w, p in self._channels if w is wire and p not in wire.ends]:
             if (wire, gone) not in self._chosen:  # else it finds its faults when it comes back
-                del self._channels[wire, gone]
+                self._retire(wire, gone)
         faults = self.of(wire, port)
         replayed = self.replay is not None and any(
             (name, to) == (wire.name, port.name) for name, _, to in self.replay.histories
@@ -149,15 +149,19 @@ class Faults:
     def forget(self, port: Port) -> None:
         """A port is gone for good: keep nothing of it but counts by name."""
         with self.clock.lock:
-            for key in [key for key in self._channels if key[1] is port]:
-                for way in self._channels.pop(key).ways.values():
-                    self._ended[way.direction] = way.sent()
-                    if self._in_record.get(way.direction) is way:
-                        del self._in_record[way.direction]
+            for wire, gone in [key for key in self._channels if key[1] is port]:
+                self._retire(wire, gone)
             for key in [key for key in self._chosen if key[1] is port]:
                 del self._chosen[key]
             for channel in self._channels.values():
                 channel.forget(port)
+
+    def _retire(self, wire: Wire, port: Port) -> None:
+        """Let go the way towards a port that is not there: of its directions the numbers are kept, and no port."""
+        for way in self._channels.pop((wire, port)).ways.values():
+            if self._in_record.get(way.direction) is way:
+                del self._in_record[way.direction]
+                self._ended[way.direction] = way.sent(), way.current
 
     def impair(self, wire: Wire, faults: Iterable[Fault], towards: Port | None = None) -> None:
         """Set the faults of a wire, in the place of those before: towards one port, or every way.
@@ -211,7 +215,7 @@ class Faults:
         if direction in self._in_record:
             way.follow(self._in_record[direction])
         else:
-            way.begun = self._ended.pop(direction, 0)
+            way.begun, way.current = self._ended.pop(direction, (0, ()))
         self._in_record[direction] = way
         self._describe(way)
         return way
@@ -346,7 +350,7 @@ class Faults:
                 frames = {
                     str(number): way.sent()
                     if (way := self._in_record.get(direction)) is not None
-                    else self._ended.get(direction, 0)
+                    else self._ended.get(direction, (0,))[0]
                     for direction, number in self._numbers.items()
                 }
                 self.recorder.add({"end": round(self.elapsed(), 6), "frames": frames})

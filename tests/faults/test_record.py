@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import stat
+import weakref
 
 import pytest
 
@@ -375,3 +377,30 @@ def test_a_full_disk_ends_the_record_and_nothing_else(caplog):
     assert "the record /dev/full ends here: No space left on device" in caplog.text
     assert bed.numbers
     bed.check()
+
+
+def test_of_a_port_that_is_gone_nothing_is_kept_but_numbers(tmp_path):
+    """Unplugged, another one plugged in, and then gone for good: nobody may hold on to it."""
+    bed = Bed(seed=5)
+    bed.faults.record(tmp_path / "one")
+    bed.cable.impair(Loss(0.5), Delay(0.01))
+    bed.send(20)
+    bed.clock.advance(1)
+    bed.cable.unplug(bed.b)
+    old = bed.b
+    (bed.b,) = plugged(bed.cable, "c")
+    bed.send(20)
+    bed.clock.advance(1)
+    bed.faults.forget(old)  # as a lab does when an interface is detached
+    gone, old = weakref.ref(old), None
+    gc.collect()
+    assert gone() is None
+
+    bed.cable.unplug(bed.b)
+    plugged(bed.cable, "b")
+    bed.cable.impair()
+    bed.send(20)
+    bed.faults.close()
+    history = Record.read(tmp_path / "one").histories["cable0", "a", "b"]
+    assert history.last == 60
+    assert history.settings[-1] == (40, ())
