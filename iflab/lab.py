@@ -845,6 +845,7 @@ class Lab:
     def _departed(self, ifp: Ifnet) -> None:
         if isinstance(ifp.if_driver, DeadDriver) and isinstance(ifp.if_softc, TapNic):
             self.faults.forget(ifp.if_softc)  # gone for good, not moved or renamed
+            self._sniffers = [each for each in self._sniffers if not each.closed]  # they may know it
         stack = self._stack_of(ifp)
         if stack is not None and not ifp.if_flags & IFF.RENAMING:
             stack.detached(ifp)
