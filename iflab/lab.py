@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from iflab.agreement import Disagreement
 from iflab.control import ControlServer, make_private_directory, remove_private_directory
 from iflab.drivers import Maker, TapNic, bpdu, load_devices
+from iflab.drivers.device import is_leaving
 from iflab.engine import Engine
 from iflab.faults import Event, Faults, Record, Recorder, Schedule
 from iflab.host import Host, LabError
@@ -839,7 +840,9 @@ class Lab:
 
     def _arrived(self, ifp: Ifnet) -> None:
         stack = self._stack_of(ifp)
-        if stack is not None and not ifp.if_flags & IFF.RENAMING:
+        if (
+            stack is not None and stack.interface(ifp.if_softc.tap.ifindex) is not ifp
+        ):  # else it has a new name
             stack.attached(ifp)
 
     def _departed(self, ifp: Ifnet) -> None:
@@ -847,7 +850,7 @@ class Lab:
             self.faults.forget(ifp.if_softc)  # gone for good, not moved or renamed
             self._sniffers = [each for each in self._sniffers if not each.closed]  # they may know it
         stack = self._stack_of(ifp)
-        if stack is not None and not ifp.if_flags & IFF.RENAMING:
+        if stack is not None and is_leaving(ifp):
             stack.detached(ifp)
 
     def _link_changed(self, ifp: Ifnet, state: LinkState) -> None:

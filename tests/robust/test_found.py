@@ -11,7 +11,7 @@ import pytest
 from iflab import Lab, Missing
 from iflab.faults import Delay, Loss
 from iflab.linux import Netlink
-from iflab.net import IFF, is_unfinished
+from iflab.net import IFF, Ifreq, UserBuffer, is_unfinished
 
 from ..linux_tools import eventually
 from ..pure.devices import World, framed
@@ -194,6 +194,24 @@ def test_a_nic_that_is_plugged_in_elsewhere_finishes_its_frames_there(lab):
     assert bob.fetch(alice.serve(bytes_=1_000_000)).wait(timeout=20) == 1_000_000
     assert hub.account().dropped.keys() <= {"unplugged"}
     assert hub.account().balances()
+
+
+def test_flags_read_during_a_rename_and_written_back_leave_no_interface_behind(lab):
+    """``IFF_RENAMING`` stayed set, and nobody heard of the interface's departure any more."""
+    alice, bob = lab.host("alice"), lab.host("bob")
+    em0 = alice.nic("em0", "192.0.2.1/24")
+    alice.vnet.ioctl("SIOCSIFFLAGS", Ifreq("em0", ifr_flags=em0.if_flags | IFF.RENAMING))
+    alice.vnet.ioctl("SIOCSIFNAME", Ifreq("em0", ifr_buffer=UserBuffer(8, "up0")))
+    assert em0.if_flags & IFF.RENAMING == 0
+    alice.vnet.ioctl("SIOCSIFFLAGS", Ifreq("up0", ifr_flags=em0.if_flags | IFF.RENAMING))
+
+    em0.if_vmove(bob.vnet)
+    assert (alice.stack.interfaces(), bob.stack.interfaces()) == ([], [em0])
+    em0.if_detach()
+    em0.if_free()
+
+    assert bob.stack.interfaces() == []
+    lab.check()
 
 
 def test_a_detach_comes_to_its_end_whatever_the_protocols_refuse(lab, monkeypatch):
