@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from iflab.report import Recorder as ReportRecorder
     from iflab.wire import Station
 
-__all__ = ["Lab", "LabError"]
+__all__ = ["Lab", "LabError", "Terminated"]
 
 _log = logging.getLogger("iflab.lab")
 _FOREIGN_GROUP = re.compile(r"grp([0-9]{1,10})_")
@@ -502,6 +502,11 @@ class Lab:
     ) -> Event:
         """Call it every ``period`` seconds, the first time in ``first`` (None: a period), ``times`` in all; as ``at``."""
         return self._schedule.every(period, fn, *args, first=first, times=times, **options)
+
+    @property
+    def failed_calls(self) -> list[str]:
+        """Which calls of ``at``, ``every`` and ``schedule`` failed, and how; the first hundred."""
+        return list(self._schedule.failed)
 
     def schedule(self, table: Iterable[tuple[Any, ...]]) -> list[Event]:
         """Call what a table says, its seconds counted from now: ``[(1.5, cable.cut), (Every(2.0), "cable0.mend")]``."""
@@ -971,5 +976,9 @@ def _check_still_in(own: Netns) -> None:
             )
 
 
+class Terminated(SystemExit):
+    """SIGTERM came: the program ends, and with it its labs."""
+
+
 def _terminate(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
+    raise Terminated(128 + number)

@@ -151,7 +151,7 @@ def list_(json_: JsonOption = False) -> None:
 
     from .show import table
 
-    found = list_scenarios()
+    found = list_scenarios(lambda error: typer.echo(f"iflab: {error}", err=True))
     if json_:
         rows = [
             {

@@ -58,6 +58,16 @@ def test_a_call_that_blocks_the_engine_is_named_with_its_traceback(engine, caplo
     assert "stops everything" in caplog.text
 
 
+def test_who_blocks_again_and_again_shows_his_traceback_once(engine, caplog):
+    for number in (1, 2):
+        engine.call_soon(lambda: slow_hook(0.4 * PATIENCE))
+        eventually(lambda number=number: caplog.text.count("over after") == number)
+
+    assert engine.watchdog.count == 2
+    assert caplog.text.count("in slow_hook\n    time.sleep(seconds)") == 1
+    assert caplog.text.count("stops everything, again") == 1
+
+
 def test_a_thread_that_keeps_the_lock_is_named_and_not_the_engine_that_waits_for_it(engine):
     def greedy():
         with engine.lock:
