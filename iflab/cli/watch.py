@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
+from iflab.linux import create_private
+
 from .join import the_lab
 
 __all__ = ["plug_command", "sniff_command", "top_command"]
@@ -69,8 +71,7 @@ def _write(blocks: Iterator[bytes], path: str) -> None:
             if path == "-":
                 out: Any = sys.stdout.buffer
             else:
-                fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-                out = undo.enter_context(os.fdopen(fd, "wb"))
+                out = undo.enter_context(os.fdopen(create_private(path), "wb"))
             for octets in blocks:
                 out.write(octets)
                 out.flush()

@@ -27,6 +27,7 @@ thread; what happens later happens on the engine's.
 
 from __future__ import annotations
 
+import difflib
 import errno as errno_names
 import os
 from collections import Counter, deque
@@ -36,6 +37,8 @@ from typing import Any
 from iflab.faults import Faults, Stream
 from iflab.faults.errors import FaultError, check_count, check_probability, check_seconds
 from iflab.net import IFF, Ifnet, Mbuf, Timer
+from iflab.net.ioctl import COMMANDS
+from iflab.net.sockio import GENERIC_GET, GENERIC_SET, TO_DRIVER
 
 from .tap import BROADCAST, TapNic
 
@@ -110,6 +113,18 @@ class _Failure:
         self.times = times
 
 
+def _check_ioctl(cmd: str | None) -> None:
+    if cmd is None or cmd in TO_DRIVER:
+        return
+    there = ", ".join(sorted(TO_DRIVER - GENERIC_SET - GENERIC_GET))
+    if cmd in COMMANDS:
+        raise FaultError(
+            f"{cmd} never comes to a driver, which could fail; those that do are {there} and others"
+        )
+    if near := difflib.get_close_matches(cmd, TO_DRIVER, 1, 0.85):
+        raise FaultError(f"{cmd!r} is no ioctl; did you mean {near[0]}?")
+
+
 class FailingIoctl(FaultyNic):
     """``fail_ioctl(cmd, errno, nth)``: the driver refuses, with nothing done."""
 
@@ -118,7 +133,11 @@ class FailingIoctl(FaultyNic):
         self._failures: list[_Failure] = []
 
     def fail_ioctl(self, cmd: str | None, error: int, *, nth: int = 1, times: int | None = 1) -> None:
-        """Let the ``nth`` ioctl ``cmd`` from now on (None: any) fail with ``error``, ``times`` in a row (None: for ever)."""
+        """Let the ``nth`` ioctl ``cmd`` from now on (None: any) fail with ``error``, ``times`` in a row (None: for ever).
+
+        Raises ``FaultError`` for one that never comes to a driver.
+        """
+        _check_ioctl(cmd)
         check_count("the nth ioctl to fail", nth)
         if times is not None:
             check_count("times that an ioctl fails", times)

@@ -36,6 +36,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from iflab.linux import create_private
+
 from .errors import FaultError
 from .kinds import Fault, fault_of, in_order
 
@@ -81,8 +83,7 @@ class Recorder:
 
     def __init__(self, path: str | os.PathLike[str], about: Mapping[str, Any]) -> None:
         self.path = os.fspath(path)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        self._file: BinaryIO = os.fdopen(os.open(self.path, flags, 0o600), "wb")
+        self._file: BinaryIO = os.fdopen(create_private(self.path), "wb")
         self.error: OSError | None = None
         self.missing = 0
         self._lines: deque[Any] = deque()

@@ -472,6 +472,8 @@ def test_what_strikes_is_in_the_record(tmp_path):
     ("order", "text"),
     [
         (lambda nic: nic.fail_ioctl("X", -5), "no errno"),
+        (lambda nic: nic.fail_ioctl("SIOCSIFMUT", 5), "did you mean SIOCSIFMTU"),
+        (lambda nic: nic.fail_ioctl("SIOCSIFNAME", 5), "SIOCSIFNAME never comes to a driver"),
         (lambda nic: nic.fail_ioctl("X", 5, nth=0), "1 or more"),
         (lambda nic: nic.stall(-1), "0 or more"),
         (lambda nic: nic.stall(1, after=-1), "0 or more"),
