@@ -420,6 +420,9 @@ def test_what_strikes_a_frame_is_told_with_the_frame(first):
             (struck.cause, struck.frame[24:].decode() if struck.frame else str(struck))
         )
     )
+    ends = []
+    bench.cable.add_tap(lambda end, m: None)
+    bench.faults.nic_listeners.append(lambda struck: ends.append(struck.end))
     bench.nic.leak(through=1.0)
     bench.nic.lose_interrupts(1.0, ring=2)
     bench.hear("a", "b", "c", dst=GROUP)
@@ -437,6 +440,8 @@ def test_what_strikes_a_frame_is_told_with_the_frame(first):
         ("flap", "alice:em0: link flaps"),
         ("dark", "d"),
     ]
+    peer = bench.peer.end
+    assert ends == [peer, peer, peer, peer, None, None, None, peer]  # what stood in the ring came before
     assert bench.nic.struck == Counter(cause for cause, _ in told)
 
 
