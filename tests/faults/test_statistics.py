@@ -8,6 +8,8 @@ that the bounds are no wider than they must be.
 
 from __future__ import annotations
 
+import bisect
+import glob
 import itertools
 import math
 from collections import Counter
@@ -26,6 +28,8 @@ from iflab.faults import (
     LoseFrames,
     Loss,
     Measured,
+    Normal,
+    Pareto,
     Reorder,
     Table,
     Truncate,
@@ -330,6 +334,46 @@ def test_a_table_of_tc_is_in_standard_deviations(tmp_path):
     shares = Counter(round(x, 6) for x in found)
     assert set(shares) == {0.08, 0.12}
     assert abs(shares[0.08] / FRAMES - 0.5) < share_bound(0.5)
+
+
+@pytest.mark.parametrize(("name", "ours"), [("normal", Normal()), ("pareto", Pareto())])
+def test_distributions_are_those_of_the_tables_that_netem_uses(name, ours):
+    """iproute2's own files, value by value; between the tails, where its tables have their own ends."""
+    paths = [
+        p
+        for folder in ("/usr/lib/*/tc", "/usr/lib/tc", "/usr/share/tc")
+        for p in glob.glob(f"{folder}/{name}.dist")
+    ]
+    if not paths:
+        pytest.skip("iproute2's tables are not installed: apt install iproute2")
+    values = Table.read(paths[0]).values
+    n = len(values)
+
+    apart = [abs(ours.at((i + 0.5) / n) - value) for i, value in enumerate(values)]
+
+    assert max(apart[n // 50 : -n // 50]) < 0.02
+    assert max(apart) < 0.5
+    assert abs(ours.at(0.0) - values[0]) < 0.01
+    assert fmean(values) == pytest.approx(fmean(ours.at((i + 0.5) / n) for i in range(n)), abs=0.002)
+
+
+def test_the_measured_distribution_of_iproute2_can_be_used():
+    paths = glob.glob("/usr/lib/*/tc/experimental.dist") + glob.glob("/usr/lib/tc/experimental.dist")
+    if not paths:
+        pytest.skip("iproute2's tables are not installed: apt install iproute2")
+    table = Table.read(paths[0])
+    found = delays(Delay(0.1, jitter=0.01, spread=table))
+
+    # the distance of the stepped function from its own steps: every value is one of 4,096
+    ordered, n = sorted(found), len(table.values)
+    steps = [0.1 + 0.01 * value for value in table.values]
+    worst = max(
+        abs(
+            bisect.bisect_right(ordered, step + 1e-12) / FRAMES - bisect.bisect_right(steps, step + 1e-12) / n
+        )
+        for step in steps
+    )
+    assert worst < ks_bound()
 
 
 def test_reordering_with_a_gap():
