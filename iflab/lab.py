@@ -851,8 +851,11 @@ class Lab:
             stack.attached(ifp)
 
     def _departed(self, ifp: Ifnet) -> None:
-        if isinstance(ifp.if_driver, DeadDriver) and isinstance(ifp.if_softc, TapNic):
-            self.faults.forget(ifp.if_softc)  # gone for good, not moved or renamed
+        nic = ifp.if_softc
+        if isinstance(ifp.if_driver, DeadDriver) and isinstance(nic, TapNic):
+            if nic.end is not None or nic.tap.fd >= 0:
+                TapNic.if_detached(nic, ifp)  # a derived class's own failed before it came to that
+            self.faults.forget(nic)  # gone for good, not moved or renamed
             self._sniffers = [each for each in self._sniffers if not each.closed]  # they may know it
         stack = self._stack_of(ifp)
         if stack is not None and is_leaving(ifp):
