@@ -38,6 +38,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from enum import Enum
+from numbers import Real
 from statistics import NormalDist
 from typing import Any, ClassVar, Protocol
 
@@ -570,7 +571,7 @@ class Rate(Fault):
     single = True
 
     def __post_init__(self) -> None:
-        if not 0 < self.bits < math.inf:
+        if not isinstance(self.bits, Real) or not 0 < self.bits < math.inf:
             raise FaultError(f"a rate of {self.bits!r} bits a second: use more than 0; ten megabits are 10e6")
         check_count("a burst in octets", self.burst, 0)
         check_count("an overhead in octets", self.overhead, 0)
