@@ -110,6 +110,42 @@ def test_what_a_cable_does_to_a_frame_stands_at_the_frame(lab, words, tmp_path):
         assert said in html.unescape(re.sub(r"<[^>]+>", " ", report.read_text()))
 
 
+def test_what_befalls_copies_stands_there_too(lab, tmp_path):
+    """All at once, copies that are changed, delayed and lost among them: each cause as often as it was counted."""
+    need("tshark", "tshark")
+    path = tmp_path / "x.pcapng"
+    alice, bob, cable = lab.pair(A, B)
+    alice.ping(BOB)
+    lab.capture(path)
+    cable.impair(
+        Loss(0.1),
+        Duplicate(0.5, copies=2),
+        Corrupt(0.5, within=(42, 90)),
+        Truncate(0.3),
+        Rate(5e5, frames=40),
+        Reorder(0.2),
+        Delay(0.01, jitter=0.005),
+        towards=bob.nics["em0"],
+    )
+    datagrams(alice, bob, 100, size=200)
+    cable.impair()
+    eventually(lambda: cable.account().in_flight == 0)
+    counted = dict(lab.faults.counts["cable0", "alice:em0", "bob:em0"])
+    lab.close()
+
+    text = "\n".join(row[0] for row in fields(path, "frame.comment", where="frame.comment"))
+    words = {
+        "loss": "lost: loss",
+        "queue full": "lost: queue full",
+        "duplicate": "duplicated, 2 copies",
+        "corrupt": "corrupted: ",
+        "truncate": "truncated to ",
+        "reorder": "overtakes",
+    }
+    assert set(counted) == set(words)
+    assert {cause: text.count(said) for cause, said in words.items()} == counted
+
+
 class Everything(
     FailingIoctl, StallingStart, FlappingLink, LosesInterrupts, LeakyFilter, ChangingMac, Vanishing
 ):
