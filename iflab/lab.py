@@ -224,15 +224,15 @@ class Lab:
             self.faults.note(text, about if isinstance(about, Wire) else None)
             self._say(text, about)
 
-    def _say(self, text: str, about: Wire | Ifnet | None) -> None:
-        """Tell all who show what happens; the record knows already."""
+    def _say(self, text: str, about: Wire | Ifnet | None, kind: str = "") -> None:
+        """Tell all who show what happens; the record knows already. ``kind`` is for the report."""
         if self._closed:
             return  # plugs that are pulled now are no news
         _log.info("%s: %s", self.name, text)
         for capture in self._captures:
             capture.note(f"{self.elapsed():.3f} s {text}")
         for recorder in self._reports:
-            recorder.note(text, about)
+            recorder.note(text, about, kind)
         if self.on_log is not None:
             try:
                 self.on_log(self.elapsed(), text)
@@ -806,7 +806,7 @@ class Lab:
     def _nic_struck(self, struck: NicStruck) -> None:
         """A fault of a NIC that strikes no single frame is worth telling; of a frame its comment tells."""
         if struck.frame is None:
-            self._say(str(struck), struck.nic.ifp)
+            self._say(str(struck), struck.nic.ifp, "fault")
 
     def report(self, path: str | os.PathLike[str] | None = None) -> ReportRecorder:
         """Record for a report what happens from now on, on all wires, also on those made later.

@@ -178,21 +178,22 @@ class Recorder:
         )
         self._look(wire)
 
-    def note(self, text: str, about: Wire | Ifnet | None = None) -> None:
-        """Something happened, to ``about`` if that is given."""
+    def note(self, text: str, about: Wire | Ifnet | None = None, kind: str = "") -> None:
+        """Something happened, to ``about`` if that is given; ``kind`` as in ``Happening``, or what ``about`` shows."""
         if self.stopped:
             return
-        kind, wire, lane = "log", -1, -1
+        wire, lane = -1, -1
         if isinstance(about, Wire) and about in self._wires:
             wire = self._wires[about]
-            kind = self._look(about)
+            looked = self._look(about)
+            kind = kind or looked
         elif isinstance(about, Ifnet):
-            kind = about.if_link_state.name.lower()
+            kind = kind or about.if_link_state.name.lower()
             if hasattr(about.if_softc, "end"):
                 lane = self._lane(about.if_softc)
                 end = about.if_softc.end
                 wire = self._wires.get(end.wire, -1) if end is not None else -1
-        self._inbox.append((_NOTE, self._now(), kind, text, wire, lane))
+        self._inbox.append((_NOTE, self._now(), kind or "log", text, wire, lane))
 
     def on_stop(self, fn: Callable[[], None]) -> None:
         """Call ``fn`` when recording ends."""

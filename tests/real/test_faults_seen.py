@@ -208,7 +208,9 @@ def test_what_a_nic_does_is_seen_everywhere(tmp_path):
     notes = " ".join(
         json.loads(line).get("note", "") for line in record.read_text().splitlines() if line[0] == "{"
     )
-    shown = html.unescape(re.sub(r"<[^>]+>", " ", report.read_text()))
+    page = report.read_text()
+    assert re.search(r'class="fault"><td>[0-9.]+</td><td>alice:em0: if_start stalls', page)
+    shown = html.unescape(re.sub(r"<[^>]+>", " ", page))
     for told in (comments, shown):
         assert "interrupt: alice:em0: interrupt 1 is lost" in told
         assert "let through: alice:em0: the filter lets through group frame" in told
