@@ -41,12 +41,17 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from iflab.bpf import compile_filter
 from iflab.bsd import devctl_text, message_text
+from iflab.drivers.faulty import FaultyNic
 from iflab.linux import in_user_namespace
 from iflab.net import LinkState, Priv
+from iflab.net.altq import Altq
 from iflab.net.priv import allow_all
 from iflab.net.rtsock import DevctlNotice, RouteMessage, RoutingMessage
 
 if TYPE_CHECKING:
+    from iflab.net import Ifnet
+    from iflab.net.ifqueue import Ifqueue
+
     from .host import Host
     from .lab import Lab
     from .switch import Switch
@@ -383,8 +388,9 @@ class ControlServer:
                         "in errors": ifp.if_ierrors,
                         "in queue": ifp.if_iqdrops,
                         "out errors": ifp.if_oerrors,
-                        "send queue full": ifp.if_snd.ifq_drops,
+                        **_queue_drops(ifp.if_snd),
                     },
+                    "faults": _nic_faults(ifp),
                 }
                 for owner in lab.owners()
                 for ifp in owner.vnet.ifnets()
@@ -448,6 +454,25 @@ def _nics_of(owner: Host | Switch) -> dict[str, dict[str, Any]]:
         }
         for ifp in owner.vnet.ifnets()
     }
+
+
+def _queue_drops(queue: Ifqueue) -> dict[str, int]:
+    """What a send queue lost, by cause; its discipline's causes have the discipline's name before them."""
+    discipline = queue.altq_disc
+    if not isinstance(discipline, Altq):
+        return {"send queue full": queue.ifq_drops}
+    name = type(discipline).__name__
+    own = {f"{name}: {cause}": number for cause, number in discipline.dropped.items()}
+    return {"send queue full": queue.ifq_drops - discipline.turned_away, **own}
+
+
+def _nic_faults(ifp: Ifnet) -> dict[str, int]:
+    """How often which fault of a NIC struck, and what its queue's discipline did short of dropping."""
+    nic, discipline = ifp.if_softc, ifp.if_snd.altq_disc
+    faults = dict(nic.struck) if isinstance(nic, FaultyNic) else {}
+    if isinstance(discipline, Altq) and discipline.marked:
+        faults["marked (ECN)"] = discipline.marked
+    return faults
 
 
 def _read_line(connection: socket.socket, deadline: float) -> bytes:

@@ -5,16 +5,12 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
-import select
 import shlex
 import socket
-import statistics
-import struct
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from iflab.drivers import TapNic
@@ -22,6 +18,7 @@ from iflab.drivers.faulty import FaultyNic
 from iflab.linux import Netns, check_name, explained
 from iflab.net import IFF, Ifnet, Ifreq, Priv, Thread, Vnet
 from iflab.net.priv import allow_all
+from iflab.ping import PingResult, ping
 from iflab.stack import LinuxStack
 
 if TYPE_CHECKING:
@@ -37,27 +34,6 @@ _CHUNK = bytes(1 << 18)
 
 class LabError(ValueError):
     """Something about a lab that cannot be; the text names the thing and the remedy."""
-
-
-@dataclass(slots=True)
-class PingResult:
-    """What ``Host.ping`` found: echo requests sent, replies received, round trips in seconds."""
-
-    address: str
-    sent: int = 0
-    received: int = 0
-    rtts: list[float] = field(default_factory=list)
-
-    @property
-    def loss(self) -> float:
-        """Share of requests without a reply, 0 to 1."""
-        return 1 - self.received / self.sent if self.sent else 0.0
-
-    def __str__(self) -> str:
-        text = f"ping {self.address}: {self.received} of {self.sent} answered"
-        if self.rtts:
-            text += f", round trip {statistics.median(self.rtts) * 1000:.3f} ms (median)"
-        return text
 
 
 class Transfer:
@@ -355,41 +331,20 @@ class Host:
     ) -> PingResult:
         """Send ``count`` ICMP or ICMPv6 echo requests of ``size`` octets of data; needs no program.
 
-        Each waits at most ``timeout`` seconds for its reply. Raises ``LabError``
-        for what is no address or no count.
+        One is sent every ``interval`` seconds, whether or not those before it were
+        answered; with 0 each waits for the one before it. A request is lost when there
+        is no reply within ``timeout`` seconds. Raises ``LabError`` for what is no address
+        or no count.
         """
         try:
-            target = ipaddress.ip_address(address)
+            ipaddress.ip_address(address)
         except ValueError:
             raise LabError(f"{address!r} is no address; write 192.0.2.1 or 2001:db8::1") from None
         if count < 1 or not 0 <= size <= 65_507:
             raise LabError(
                 f"ping: a count of {count} and {size} octets of data cannot be; use 1 or more, and 0 to 65507"
             )
-        v6 = target.version == 6
-        result = PingResult(address)
-        sock = self.socket(
-            socket.AF_INET6 if v6 else socket.AF_INET,
-            socket.SOCK_RAW,
-            socket.IPPROTO_ICMPV6 if v6 else socket.IPPROTO_ICMP,
-        )
-        identifier = id(sock) & 0xFFFF
-        with sock:
-            for sequence in range(count):
-                began = time.monotonic()
-                try:
-                    sock.sendto(_echo_request(v6, identifier, sequence & 0xFFFF, bytes(size)), (address, 0))
-                except OSError:
-                    result.sent += 1  # no route, or no neighbour: as lost as any other
-                else:
-                    result.sent += 1
-                    if _await_reply(sock, v6, identifier, sequence & 0xFFFF, began + timeout):
-                        result.received += 1
-                        result.rtts.append(time.monotonic() - began)
-                if sequence + 1 < count:
-                    pause = began + interval - time.monotonic()
-                    if pause > 0:
-                        select.select([], [], [], pause)
+        result = ping(self.socket, address, count, interval=interval, timeout=timeout, size=size)
         self.lab.log(f"{self.name}: {result}")
         return result
 
@@ -433,38 +388,6 @@ def _mac(text: str) -> bytes:
     if octets[0] & 1:
         raise LabError(f"{text} is a group address (its first octet is odd); a NIC needs one of its own")
     return octets
-
-
-def _checksum(data: bytes) -> int:
-    if len(data) % 2:
-        data += b"\0"
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    total = (total >> 16) + (total & 0xFFFF)
-    return int(~(total + (total >> 16)) & 0xFFFF)
-
-
-def _echo_request(v6: bool, identifier: int, sequence: int, data: bytes) -> bytes:
-    """ICMP echo request (RFC 792; RFC 4443, whose checksum the kernel fills in)."""
-    kind = 128 if v6 else 8
-    message = struct.pack("!BBHHH", kind, 0, 0, identifier, sequence) + data
-    if v6:
-        return message
-    return message[:2] + struct.pack("!H", _checksum(message)) + message[4:]
-
-
-def _await_reply(sock: socket.socket, v6: bool, identifier: int, sequence: int, deadline: float) -> bool:
-    wanted = (129 if v6 else 0, identifier, sequence)
-    while (left := deadline - time.monotonic()) > 0:
-        if not select.select([sock], [], [], left)[0]:
-            return False
-        message = sock.recv(65_536)
-        if not v6:
-            message = message[(message[0] & 0x0F) * 4 :]
-        if len(message) >= 8:
-            kind, _, _, got_id, got_sequence = struct.unpack_from("!BBHHH", message)
-            if (kind, got_id, got_sequence) == wanted:
-                return True
-    return False
 
 
 def _words(command: str, words: Sequence[str]) -> Sequence[str]:

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from iflab.agreement import Disagreement
 from iflab.control import ControlServer, make_private_directory, remove_private_directory
 from iflab.drivers import Maker, TapNic, bpdu, load_devices
+from iflab.drivers.device import is_leaving
 from iflab.engine import Engine
 from iflab.faults import Event, Faults, Record, Recorder, Schedule
 from iflab.host import Host, LabError
@@ -58,11 +59,11 @@ if TYPE_CHECKING:
     from iflab.bpf import Sniffer
     from iflab.capture import Capture
     from iflab.expect import Expectations
-    from iflab.faults import Struck
+    from iflab.faults import NicStruck, Struck
     from iflab.report import Recorder as ReportRecorder
     from iflab.wire import Station
 
-__all__ = ["Lab", "LabError"]
+__all__ = ["Lab", "LabError", "Terminated"]
 
 _log = logging.getLogger("iflab.lab")
 _FOREIGN_GROUP = re.compile(r"grp([0-9]{1,10})_")
@@ -171,6 +172,7 @@ class Lab:
             )
             self.faults = Faults(self.engine, self.seed, elapsed=self.elapsed, replay=replay)
             """The faults of its cables: counts, streams of random numbers, the record."""
+            self.faults.nic_listeners.append(self._nic_struck)
             self._schedule = Schedule(self.engine, self.log, self._find)
             self.engine.start()
             self.engine.add_reader(self._listener.monitor.fileno(), self._listener.readable)
@@ -218,14 +220,19 @@ class Lab:
 
     def log(self, text: str, about: Wire | Ifnet | None = None) -> None:
         """Tell something worth telling, of a wire or an interface perhaps: ``iflab run`` shows it."""
+        if not self._closed:
+            self.faults.note(text, about if isinstance(about, Wire) else None)
+            self._say(text, about)
+
+    def _say(self, text: str, about: Wire | Ifnet | None, kind: str = "") -> None:
+        """Tell all who show what happens; the record knows already. ``kind`` is for the report."""
         if self._closed:
             return  # plugs that are pulled now are no news
         _log.info("%s: %s", self.name, text)
         for capture in self._captures:
             capture.note(f"{self.elapsed():.3f} s {text}")
         for recorder in self._reports:
-            recorder.note(text, about)
-        self.faults.note(text)
+            recorder.note(text, about, kind)
         if self.on_log is not None:
             try:
                 self.on_log(self.elapsed(), text)
@@ -495,6 +502,11 @@ class Lab:
     ) -> Event:
         """Call it every ``period`` seconds, the first time in ``first`` (None: a period), ``times`` in all; as ``at``."""
         return self._schedule.every(period, fn, *args, first=first, times=times, **options)
+
+    @property
+    def failed_calls(self) -> list[str]:
+        """Which calls of ``at``, ``every`` and ``schedule`` failed, and how; the first hundred."""
+        return list(self._schedule.failed)
 
     def schedule(self, table: Iterable[tuple[Any, ...]]) -> list[Event]:
         """Call what a table says, its seconds counted from now: ``[(1.5, cable.cut), (Every(2.0), "cable0.mend")]``."""
@@ -775,10 +787,26 @@ class Lab:
             capture.on_close(self._tell_of_faults(capture.struck))
         return capture
 
-    def _tell_of_faults(self, fn: Callable[[Struck], None]) -> Callable[[], None]:
-        """Call ``fn`` whenever a fault strikes a frame; returns what ends that."""
-        self.faults.listeners.append(fn)
-        return lambda: self.faults.listeners.remove(fn)
+    def _tell_of_faults(self, fn: Callable[[Struck | NicStruck], None]) -> Callable[[], None]:
+        """Call ``fn`` whenever a fault of a cable or of a NIC strikes a frame; returns what ends that."""
+
+        def of_nic(struck: NicStruck) -> None:
+            if struck.frame is not None:
+                fn(struck)
+
+        def end() -> None:
+            faults.listeners.remove(fn)
+            faults.nic_listeners.remove(of_nic)
+
+        faults = self.faults
+        faults.listeners.append(fn)
+        faults.nic_listeners.append(of_nic)
+        return end
+
+    def _nic_struck(self, struck: NicStruck) -> None:
+        """A fault of a NIC that strikes no single frame is worth telling; of a frame its comment tells."""
+        if struck.frame is None:
+            self._say(str(struck), struck.nic.ifp, "fault")
 
     def report(self, path: str | os.PathLike[str] | None = None) -> ReportRecorder:
         """Record for a report what happens from now on, on all wires, also on those made later.
@@ -817,14 +845,20 @@ class Lab:
 
     def _arrived(self, ifp: Ifnet) -> None:
         stack = self._stack_of(ifp)
-        if stack is not None and not ifp.if_flags & IFF.RENAMING:
+        if (
+            stack is not None and stack.interface(ifp.if_softc.tap.ifindex) is not ifp
+        ):  # else it has a new name
             stack.attached(ifp)
 
     def _departed(self, ifp: Ifnet) -> None:
-        if isinstance(ifp.if_driver, DeadDriver) and isinstance(ifp.if_softc, TapNic):
-            self.faults.forget(ifp.if_softc)  # gone for good, not moved or renamed
+        nic = ifp.if_softc
+        if isinstance(ifp.if_driver, DeadDriver) and isinstance(nic, TapNic):
+            if nic.end is not None or nic.tap.fd >= 0:
+                TapNic.if_detached(nic, ifp)  # a derived class's own failed before it came to that
+            self.faults.forget(nic)  # gone for good, not moved or renamed
+            self._sniffers = [each for each in self._sniffers if not each.closed]  # they may know it
         stack = self._stack_of(ifp)
-        if stack is not None and not ifp.if_flags & IFF.RENAMING:
+        if stack is not None and is_leaving(ifp):
             stack.detached(ifp)
 
     def _link_changed(self, ifp: Ifnet, state: LinkState) -> None:
@@ -945,5 +979,9 @@ def _check_still_in(own: Netns) -> None:
             )
 
 
+class Terminated(SystemExit):
+    """SIGTERM came: the program ends, and with it its labs."""
+
+
 def _terminate(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
+    raise Terminated(128 + number)

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
+from iflab.faults import FaultError
 from iflab.linux import Missing
 
 if TYPE_CHECKING:
@@ -143,14 +144,14 @@ def find_scenario(which: str, *, watched: bool = False) -> Scenario:
     return load(path, watched=watched)
 
 
-def list_scenarios() -> list[Scenario]:
-    """All scenarios at hand, in reading order; those that do not load are left out."""
+def list_scenarios(unfit: Callable[[ScenarioError], object] = lambda error: None) -> list[Scenario]:
+    """All scenarios at hand, in reading order; ``unfit`` is told of those that do not load."""
     found = []
     for path in _files():
         try:
             found.append(load(path))
-        except ScenarioError:
-            continue
+        except ScenarioError as error:
+            unfit(error)
     return found
 
 
@@ -171,7 +172,9 @@ def load(path: Path, *, watched: bool = False) -> Scenario:
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # one that exits, too, is a scenario that does not load, and no more
         where = traceback.extract_tb(error.__traceback__)[-1]
         raise ScenarioError(
             f"{path} does not load: {type(error).__name__}: {error} (line {where.lineno})"
@@ -207,24 +210,39 @@ def _parameters(path: Path, function: Callable[..., Any]) -> dict[str, Parameter
 def run_scenario(scenario: Scenario, lab: Lab, values: Mapping[str, Any]) -> Outcome:
     """Run a scenario in a lab; a failed assertion, or anything else that it raises, makes the outcome.
 
-    Only ``Missing`` is passed on: the machine's fault, not the scenario's.
+    So does a call of its schedule that failed. Only ``Missing`` is passed on, the
+    machine's fault and not the scenario's, Ctrl-C and SIGTERM.
     """
+    from .lab import Terminated
+
     began = time.monotonic()
     outcome = Outcome(scenario.name, True, 0.0, lab.seed, dict(values))
     try:
-        if table := getattr(scenario.function, "__globals__", {}).get("SCHEDULE"):
-            lab.schedule(table)
+        _begin_schedule(scenario, lab)
         scenario.function(lab, **values)
-    except Missing:
+        if failed := lab.failed_calls:
+            outcome.held, outcome.failure = False, f"its schedule: {failed[0]}"
+    except (Missing, KeyboardInterrupt, Terminated):
         raise  # no fault of the scenario's
-    except Exception as error:
+    except ScenarioError as error:
+        outcome.held, outcome.failure = False, str(error)
+    except BaseException as error:  # one that exits has not come to its end, whatever its status
         outcome.held = False
         outcome.failure, outcome.details = _explain(error, scenario.path)
     outcome.seconds = time.monotonic() - began
     return outcome
 
 
-def _explain(error: Exception, path: Path) -> tuple[str, str]:
+def _begin_schedule(scenario: Scenario, lab: Lab) -> None:
+    table = getattr(scenario.function, "__globals__", {}).get("SCHEDULE")
+    if table is not None:
+        try:
+            lab.schedule(table)
+        except FaultError as error:
+            raise ScenarioError(f"SCHEDULE of {scenario.path.name}: {error}") from None
+
+
+def _explain(error: BaseException, path: Path) -> tuple[str, str]:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if Path(frame.filename).resolve() == path.resolve()]
     where = own[-1] if own else frames[-1]

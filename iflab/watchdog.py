@@ -8,8 +8,8 @@ then; while the lock is free that is all it does, and a frame costs nothing more
     taken       -> ring the engine; no answer in time -> whose is the lock, and where is he?
 
 The culprit is the function that the lab called, or that took the lock itself; it is
-logged with its traceback, once when it is noticed and once when it goes on. Nobody
-is stopped: Python has no way to.
+logged when it is noticed, the first time with its traceback, and when it goes on.
+Nobody is stopped: Python has no way to.
 """
 
 from __future__ import annotations
@@ -123,13 +123,14 @@ class Watchdog:
         blockage = self._find(began)
         if blockage is None:
             return  # nobody holds it any more: the machine slept, or was very busy
+        again = any(str(each) == str(blockage) for each in self.blockages)
         self.count += 1
         self.blockages = [*self.blockages[1 - self.kept :], blockage]
         _log.warning(
-            "%s has held the lab's lock for %.1f s and stops everything; what the lab calls must not wait\n%s",
+            "%s has held the lab's lock for %.1f s and stops everything%s",
             blockage,
             time.monotonic() - began,
-            blockage.stack.rstrip(),
+            ", again" if again else f"; what the lab calls must not wait\n{blockage.stack.rstrip()}",
         )
         while not self._waited(heard, self.period):
             if self._over.is_set():

@@ -43,8 +43,10 @@ def scenario(lab: Lab, stall: float = 0.3) -> None:
     assert result.rtts[0] > stall / 2
 
     nic.flap([0.1, 0.1], times=2)
-    while em0.if_softc.end is not None and not alice.ping("192.0.2.2", timeout=0.2).received:
-        pass
+    result = alice.ping("192.0.2.2", 20, interval=0.05, timeout=0.5)
+    assert nic.struck["flap"] == 2
+    assert result.received < 20
+    assert result.times[-1] > 0.4  # when both flaps were over
     lab.log("flapped, and back")
     assert cable.account().balances()
     lab.check()

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from iflab.bpf import compile_filter
 from iflab.drivers import listeners_change
+from iflab.linux import create_private
 from iflab.net import BpfSide, BpfTap, Ifnet, bpfattach, bpfdetach
 from iflab.net.mbuf import PKTHDR, Mbuf
 from iflab.wire import HOOK, End, Port, UnderWay, Watched, Wire
@@ -32,7 +33,7 @@ from iflab.wire import HOOK, End, Port, UnderWay, Watched, Wire
 from .files import INBOUND, OUTBOUND, SNAPLEN, Interface, PcapFile, PcapngFile
 
 if TYPE_CHECKING:
-    from iflab.faults import Struck
+    from iflab.faults import NicStruck, Struck
 
 __all__ = ["Capture"]
 
@@ -95,8 +96,7 @@ class Capture:
         self.whole = whole
         if isinstance(path, (str, os.PathLike)):
             self.path = os.fspath(path)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-            self._file: Any = os.fdopen(os.open(self.path, flags, 0o600), "wb", buffering=0)
+            self._file: Any = os.fdopen(create_private(self.path), "wb", buffering=0)
         else:
             self.path = str(getattr(path, "name", path))
             self._file = path
@@ -174,7 +174,7 @@ class Capture:
         if not self.closed:
             self._records.append(text)
 
-    def struck(self, struck: Struck) -> None:
+    def struck(self, struck: Struck | NicStruck) -> None:
         """A fault struck a frame: a comment of it."""
         text = str(struck)
         if struck.end is None or text.startswith("lost"):  # of that its fate will tell

@@ -117,17 +117,26 @@ def replay(
     pcap: Annotated[
         Path | None, typer.Option(help="Write every frame on every wire to this pcap file.")
     ] = None,
+    again: Annotated[
+        Path | None,
+        typer.Option("--record", help="Write the replay's own record to this file; PCAP.record with --pcap."),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write a report of the run to this file: HTML that opens offline.")
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Run a recorded scenario again: its faults strike the same frames, whatever the timing.
 
-    A record names a scenario file, which is code: replay only those that you trust.
+    Loss, delay, corruption and all else that a cable's faults decide is decided as it
+    was, frame by frame. What happens at a time (cuts, plugs, a schedule) happens at that
+    time again. A record names a scenario file, which is code: replay only those that you trust.
 
     Example: iflab replay flap.pcap.record
     """
     from .run import replay_command
 
-    raise typer.Exit(replay_command(record, pcap, json_))
+    raise typer.Exit(replay_command(record, pcap, again, report, json_))
 
 
 @app.command("list")
@@ -142,7 +151,7 @@ def list_(json_: JsonOption = False) -> None:
 
     from .show import table
 
-    found = list_scenarios()
+    found = list_scenarios(lambda error: typer.echo(f"iflab: {error}", err=True))
     if json_:
         rows = [
             {

@@ -76,19 +76,18 @@ def run_command(
     """
     from iflab.scenario import find_scenario
 
-    if record is None and pcap is not None:
-        record = pcap.with_name(pcap.name + ".record")
-    if report is not None:
-        from iflab.report import check_libraries
-
-        check_libraries()
-        _check_place(report)
+    _check_report(report)
     scenario = find_scenario(which, watched=report is not None)
-    return _run(scenario, _settings(pairs), pcap, record, report, seed, None, as_json)
+    return _run(scenario, _settings(pairs), pcap, _beside(pcap, record), report, seed, None, as_json)
 
 
-def replay_command(path: Path, pcap: Path | None, as_json: bool) -> int:
-    """Run the scenario of a record again, with the same decisions; return the exit status."""
+def replay_command(
+    path: Path, pcap: Path | None, again: Path | None, report: Path | None, as_json: bool
+) -> int:
+    """Run the scenario of a record again, with the same decisions; return the exit status.
+
+    ``again`` is where the replay's own record goes.
+    """
     from iflab.faults import Record, RecordError
     from iflab.scenario import find_scenario
 
@@ -98,8 +97,29 @@ def replay_command(path: Path, pcap: Path | None, as_json: bool) -> int:
         raise RecordError(
             f"{path} is no record of a scenario; in a program of your own, Lab(replay=path) replays it"
         )
+    again = _beside(pcap, again)
+    if again is not None and again.exists() and again.samefile(path):
+        raise RecordError(
+            f"{path} is what is to be replayed, and the replay's own record would take its place; "
+            "name another file with --record"
+        )
     settings = {str(name): str(value) for name, value in record.about.get("parameters", {}).items()}
-    return _run(find_scenario(str(which)), settings, pcap, None, None, None, record, as_json)
+    _check_report(report)
+    scenario = find_scenario(str(which), watched=report is not None)
+    return _run(scenario, settings, pcap, again, report, None, record, as_json)
+
+
+def _beside(pcap: Path | None, record: Path | None) -> Path | None:
+    """Where the record goes: with a capture and nothing said, beside it, ``.record`` behind its name."""
+    return pcap.with_name(pcap.name + ".record") if record is None and pcap is not None else record
+
+
+def _check_report(report: Path | None) -> None:
+    if report is not None:
+        from iflab.report import check_libraries
+
+        check_libraries()
+        _check_place(report)
 
 
 def _run(
@@ -147,6 +167,8 @@ def _run(
     else:
         if outcome.details:
             print(outcome.details, file=sys.stderr)
+        if replay is not None:
+            show(ended, f"{lab.faults.replayed} of {replay.decisions} decisions were made again")
         verdict = "held" if outcome.held else f"FAILED at {outcome.failure}"
         show(ended, f"{scenario.name}: {verdict}  (--seed {outcome.seed}{chosen})")
     if recorder is not None and report is not None:

@@ -15,6 +15,7 @@ _NIC_COLUMNS = (
     ("taken", "taken"),
     ("injected", "injected"),
     ("queue drops", "queue full"),
+    ("lost in queue", "lost in queue"),
     ("flushed", "flushed"),
     ("oerrors", "out errors"),
     ("opackets", "sent"),

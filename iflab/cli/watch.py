@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
+from iflab.linux import create_private
+
 from .join import the_lab
 
 __all__ = ["plug_command", "sniff_command", "top_command"]
@@ -69,8 +71,7 @@ def _write(blocks: Iterator[bytes], path: str) -> None:
             if path == "-":
                 out: Any = sys.stdout.buffer
             else:
-                fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-                out = undo.enter_context(os.fdopen(fd, "wb"))
+                out = undo.enter_context(os.fdopen(create_private(path), "wb"))
             for octets in blocks:
                 out.write(octets)
                 out.flush()
@@ -151,7 +152,17 @@ def top_command(lab: str, interval: float, count: int, as_json: bool) -> int:
     return 0
 
 
-_HEAD = ("", "link", "in frames/s", "in Mbit/s", "out frames/s", "out Mbit/s", "queue", "drops")
+_HEAD = (
+    "",
+    "link",
+    "in frames/s",
+    "in Mbit/s",
+    "out frames/s",
+    "out Mbit/s",
+    "queue",
+    "drops",
+    "faults",
+)
 _WIRE_HEAD = (
     "",
     "ends up",
@@ -200,9 +211,20 @@ def _nic_rows(now: dict[str, Any], rates: dict[str, dict[str, float]]) -> list[t
             _mbit(rates[name]["out_octets"]),
             f"{nic['queue']}/{nic['queue_max']}",
             _drops(nic["drops"]),
+            _drops(nic["faults"]),
         )
         for name, nic in now["nics"].items()
     ]
+
+
+def _nic_table(
+    now: dict[str, Any], rates: dict[str, dict[str, float]]
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Head and rows; without the column of faults where no NIC has any."""
+    head, rows = ("NIC", *_HEAD[1:]), _nic_rows(now, rates)
+    if any(row[-1] for row in rows):
+        return head, rows
+    return head[:-1], [row[:-1] for row in rows]
 
 
 def _wire_rows(now: dict[str, Any], rates: dict[str, dict[str, float]]) -> list[tuple[str, ...]]:
@@ -226,7 +248,7 @@ def _plain(now: dict[str, Any], rates: dict[str, dict[str, float]]) -> None:
     from .show import table
 
     print(f"{now['time']:.3f} s")
-    table(("NIC", *_HEAD[1:]), _nic_rows(now, rates))
+    table(*_nic_table(now, rates))
     table(("wire", *_WIRE_HEAD[1:]), _wire_rows(now, rates))
     print(flush=True)
 
@@ -238,16 +260,16 @@ def _pretty(lab: str, now: dict[str, Any], rates: dict[str, dict[str, float]], h
     from rich.text import Text
 
     parts: list[Any] = [Text(f"{lab}  {now['time']:.1f} s", style="bold")]
-    nics, wires = _nic_rows(now, rates), _wire_rows(now, rates)
+    (nic_head, nics), wires = _nic_table(now, rates), _wire_rows(now, rates)
     room = max(6, height - 9)  # of lines: title, two heads of two lines, blanks, what is left out
     for_wires = max(min(len(wires), room // 2), room - len(nics))
     for head, rows, most in (
-        (("NIC", *_HEAD[1:]), nics, room - min(len(wires), for_wires)),
+        (nic_head, nics, room - min(len(wires), for_wires)),
         (("wire", *_WIRE_HEAD[1:]), wires, for_wires),
     ):
         pretty = Table(box=None, header_style="bold", pad_edge=False)
         for place, column in enumerate(head):
-            words = column in ("drops", "other faults")
+            words = column in ("drops", "other faults", "faults")
             number = place > 0 and column != "link" and not words
             pretty.add_column(
                 column.replace(" ", "\n"),

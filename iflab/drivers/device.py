@@ -15,7 +15,6 @@ from typing import Any, ClassVar, TypeVar
 from iflab.linux import Netns, Tap
 from iflab.net import (
     ACCEPTS_ALL,
-    IFF,
     PKTHDR,
     BpfSide,
     Clock,
@@ -180,5 +179,9 @@ def leave(ifma: Ifmultiaddr) -> None:
 
 
 def is_leaving(ifp: Ifnet) -> bool:
-    """True in ``ifnet_departure_event`` unless the interface only changes its name."""
-    return not ifp.if_flags & IFF.RENAMING
+    """True in ``ifnet_departure_event`` unless the interface only changes its name.
+
+    One that does stays on its vnet's list. ``IFF_RENAMING`` says less: whoever reads the
+    flags during a change of name and writes them back leaves it set for ever (quirk 22).
+    """
+    return not ifp.curvnet.lists(ifp)

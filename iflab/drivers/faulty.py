@@ -27,6 +27,7 @@ thread; what happens later happens on the engine's.
 
 from __future__ import annotations
 
+import difflib
 import errno as errno_names
 import os
 from collections import Counter, deque
@@ -36,6 +37,8 @@ from typing import Any
 from iflab.faults import Faults, Stream
 from iflab.faults.errors import FaultError, check_count, check_probability, check_seconds
 from iflab.net import IFF, Ifnet, Mbuf, Timer
+from iflab.net.ioctl import COMMANDS
+from iflab.net.sockio import GENERIC_GET, GENERIC_SET, TO_DRIVER
 
 from .tap import BROADCAST, TapNic
 
@@ -68,10 +71,10 @@ class FaultyNic(TapNic):
             )
         return self.faults
 
-    def _strike(self, cause: str, text: str) -> None:
+    def _strike(self, cause: str, text: str, m: Mbuf | None = None) -> None:
         self.struck[cause] += 1
         if self.faults is not None:
-            self.faults.note(f"{self.name}: {text}")
+            self.faults.struck_nic(self, cause, text, m)
 
     def _chance(self, what: str, number: int) -> float:
         """The number in [0, 1) that decides about ``what`` for the ``number``-th time."""
@@ -85,6 +88,21 @@ class FaultyNic(TapNic):
         return clock.call_at(clock.now() + seconds, fn)
 
 
+class _Receiver(FaultyNic):
+    """What those share who have a say in frames that come in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._arriving: Mbuf | None = None
+        """The frame that stands before the filter."""
+
+    def receive(self, m: Mbuf) -> None:
+        """Let a frame through the filter, and hand it to the host."""
+        self._arriving = m
+        super().receive(m)
+        self._arriving = None
+
+
 class _Failure:
     """A failure that waits for its ioctl."""
 
@@ -95,6 +113,18 @@ class _Failure:
         self.times = times
 
 
+def _check_ioctl(cmd: str | None) -> None:
+    if cmd is None or cmd in TO_DRIVER:
+        return
+    there = ", ".join(sorted(TO_DRIVER - GENERIC_SET - GENERIC_GET))
+    if cmd in COMMANDS:
+        raise FaultError(
+            f"{cmd} never comes to a driver, which could fail; those that do are {there} and others"
+        )
+    if near := difflib.get_close_matches(cmd, TO_DRIVER, 1, 0.85):
+        raise FaultError(f"{cmd!r} is no ioctl; did you mean {near[0]}?")
+
+
 class FailingIoctl(FaultyNic):
     """``fail_ioctl(cmd, errno, nth)``: the driver refuses, with nothing done."""
 
@@ -103,7 +133,11 @@ class FailingIoctl(FaultyNic):
         self._failures: list[_Failure] = []
 
     def fail_ioctl(self, cmd: str | None, error: int, *, nth: int = 1, times: int | None = 1) -> None:
-        """Let the ``nth`` ioctl ``cmd`` from now on (None: any) fail with ``error``, ``times`` in a row (None: for ever)."""
+        """Let the ``nth`` ioctl ``cmd`` from now on (None: any) fail with ``error``, ``times`` in a row (None: for ever).
+
+        Raises ``FaultError`` for one that never comes to a driver.
+        """
+        _check_ioctl(cmd)
         check_count("the nth ioctl to fail", nth)
         if times is not None:
             check_count("times that an ioctl fails", times)
@@ -213,7 +247,7 @@ class StallingStart(FaultyNic):
         self._stalls.clear()
 
 
-class FlappingLink(FaultyNic):
+class FlappingLink(_Receiver):
     """``flap(pattern)``: the NIC's link comes and goes, whatever the cable. Without it nothing is sent or received."""
 
     def __init__(self) -> None:
@@ -281,6 +315,7 @@ class FlappingLink(FaultyNic):
     def send(self, m: Mbuf) -> None:
         """Send; without a link it is an output error."""
         if self._dark:
+            self.struck["dark"] += 1
             self.ifp.if_oerrors += 1
         else:
             super().send(m)
@@ -288,7 +323,7 @@ class FlappingLink(FaultyNic):
     def receive(self, m: Mbuf) -> None:
         """Receive; nothing comes without a link."""
         if self._dark:
-            self.struck["dark"] += 1
+            self._strike("dark", "received without a link", m)
             self.ifp.if_ierrors += 1
         else:
             super().receive(m)
@@ -301,7 +336,7 @@ class FlappingLink(FaultyNic):
         super().if_detached(ifp)
 
 
-class LosesInterrupts(FaultyNic):
+class LosesInterrupts(_Receiver):
     """``lose_interrupts(probability)``: what is received waits in the ring for the next interrupt that gets through."""
 
     def __init__(self) -> None:
@@ -337,14 +372,14 @@ class LosesInterrupts(FaultyNic):
             return
         self._interrupts += 1
         if len(self._ring) >= self._ring_size:
-            self.struck["ring full"] += 1
+            self._strike("ring full", f"{self._ring_size} frames wait in the ring", m)
             self.ifp.if_iqdrops += 1
         else:
             self._ring.append(m)
         if self._chance("interrupt", self._interrupts) >= self._lost_probability:
             self._interrupt()
             return
-        self._strike("interrupt", f"interrupt {self._interrupts} is lost")
+        self._strike("interrupt", f"interrupt {self._interrupts} is lost", m)
         if self._watchdog is not None and self._watchdog_timer is None:
             self._watchdog_timer = self._after(self._watchdog, self._interrupt)
 
@@ -365,7 +400,7 @@ class LosesInterrupts(FaultyNic):
         self._ring.clear()
 
 
-class LeakyFilter(FaultyNic):
+class LeakyFilter(_Receiver):
     """``leak(through, lost)``: frames to groups that nobody joined come in, and some to groups that were joined do not."""
 
     def __init__(self) -> None:
@@ -389,10 +424,12 @@ class LeakyFilter(FaultyNic):
         self._group_frames += 1
         chance = self._chance("filter", self._group_frames)
         if right and chance < self._kept_out:
-            self._strike("kept out", f"the filter keeps out group frame {self._group_frames}")
+            self._strike("kept out", f"the filter keeps out group frame {self._group_frames}", self._arriving)
             return False
         if not right and chance < self._through:
-            self._strike("let through", f"the filter lets through group frame {self._group_frames}")
+            self._strike(
+                "let through", f"the filter lets through group frame {self._group_frames}", self._arriving
+            )
             return True
         return right
 
@@ -431,7 +468,7 @@ class ChangingMac(FaultyNic):
             self._mac = self._chip_mac
 
 
-class Vanishing(FaultyNic):
+class Vanishing(_Receiver):
     """``vanish()``: the NIC is pulled out of its slot, with all that was going on."""
 
     def __init__(self) -> None:
@@ -466,6 +503,7 @@ class Vanishing(FaultyNic):
     def send(self, m: Mbuf) -> None:
         """Send, while it is there."""
         if self._gone:
+            self.struck["gone"] += 1
             self.ifp.if_oerrors += 1
             return
         super().send(m)
@@ -481,6 +519,7 @@ class Vanishing(FaultyNic):
         if not self._gone:
             super().receive(m)
         else:
+            self._strike("gone", "received by a NIC that is gone", m)
             self.ifp.if_ierrors += 1
 
     def if_ioctl(self, ifp: Ifnet, cmd: str, data: Any) -> None:

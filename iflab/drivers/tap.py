@@ -382,8 +382,8 @@ class TapNic(Driver):
         ifp.if_baudrate = 10_000_000_000
         ifp.if_driver = self
         ifp.if_softc = self
-        self.prepare(ifp)
         try:
+            self.prepare(ifp)
             if mtu != 1500:
                 self._set_mtu(ifp, mtu)
             ether_ifattach(ifp, mac)

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from .distribution import Distribution, Measured, Normal, Pareto, Table, Uniform
 from .errors import FaultError
-from .faults import Faults, Struck
+from .faults import Faults, NicStruck, Struck
 from .kinds import (
     Corrupt,
     Cut,
@@ -61,6 +61,7 @@ __all__ = [
     "Loss",
     "Measured",
     "Mtu",
+    "NicStruck",
     "Normal",
     "Pareto",
     "Rate",

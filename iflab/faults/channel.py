@@ -63,6 +63,8 @@ class Way:
         """Number of the last frame that was seen here."""
         self.copies: dict[int, int] = {}
         """Of it, so far, by its number."""
+        self.current: tuple[Fault, ...] = ()
+        """The faults in force, as a record of this run has them."""
         self._before = 0
         """Frames that this sender put on the wire before it was plugged in anew."""
         self._set: tuple[Fault, ...] = ()
@@ -72,6 +74,7 @@ class Way:
     def follow(self, other: Way) -> None:
         """Count on from one of the same direction, whose receiver was another of that name."""
         self._before, self.end, self.last, self.copies = other._before, other.end, other.last, other.copies
+        self.current = other.current
 
     def sent(self) -> int:
         """Frames that the sender has put on the wire, ever."""
@@ -111,16 +114,27 @@ class Way:
         self._set = faults
         self.active = self._activate(faults, self.active)
         self.rate = next((f for f in faults if isinstance(f, Rate)), None)
+        if not self.governs(self.sent() + 1):
+            self._note(faults, self.sent())
+
+    def _note(self, faults: tuple[Fault, ...], after: int) -> None:
+        if faults != self.current:
+            self.current = faults
+            self.channel.book.note_setting(self, faults, after)
 
     def in_force(self, number: int) -> tuple[list[_Active], Rate | None]:
-        """The faults for frame ``number``."""
-        if not self.governs(number):
+        """The faults for frame ``number``: those that are set, or while a record decides those that were."""
+        if self.replayed is None:
             return self.active, self.rate
-        assert self.replayed is not None
+        if not self.governs(number):  # from here on this run decides by itself
+            self.replayed = None
+            self._note(self._set, number - 1)
+            return self.active, self.rate
         faults = self.replayed.faults(number)
         if faults is not self._as_recorded:
             self._as_recorded = faults
             self._recorded_active = self._activate(faults, self._recorded_active)
+            self._note(faults, number - 1)
         return self._recorded_active, next((f for f in faults if isinstance(f, Rate)), None)
 
     def _activate(self, faults: tuple[Fault, ...], before: list[_Active]) -> list[_Active]:
@@ -174,15 +188,11 @@ class Channel:
             if end.port is not self.port:
                 self.way(end)
         for way in self.ways.values():
-            self._put_in_force(way)
+            way.set(faults)
         if not any(way.governs(way.sent() + 1) for way in self.ways.values()):
             self._set_rate(next((f for f in faults if isinstance(f, Rate)), None))
         if not faults:
             self._emptied()
-
-    def _put_in_force(self, way: Way) -> None:
-        way.set(self.faults)
-        self.book.note_setting(way, self.faults)
 
     def _set_rate(self, rate: Rate | None) -> None:
         if rate != self.shaper.rate:
@@ -197,8 +207,8 @@ class Channel:
             if way is None:
                 way = self.ways[name] = self.book.new_way(self, name)
                 way.plugged(end)
-                if self.faults:
-                    self._put_in_force(way)
+                if self.faults or way.current:
+                    way.set(self.faults)
             way.plugged(end)
             self._by_end = {e: w for e, w in self._by_end.items() if e in self.wire.ends.values()}
             self._by_end[end] = way
@@ -236,6 +246,8 @@ class Channel:
         while todo:
             begin, copy, m = todo.pop(0)
             self._walk(way, end, number, active, begin, copy, m, todo)
+        if not self.faults:
+            self._emptied()
 
     def _walk(
         self,
@@ -275,6 +287,7 @@ class Channel:
                 return
             if does is Does.HOLD:
                 self.wire.lose(end, self.port, m, decision)
+                self._pass_over(way, number, index, active[at + 1 :], m)
                 return
             if m is not before:
                 self.wire.replace(end, before, [m], fault.cause)
@@ -296,10 +309,28 @@ class Channel:
         if way.governs(number):
             assert way.replayed is not None
             if one.fault.is_recorded:
-                return way.replayed.decisions.get((number, index, one.key))
+                decision = way.replayed.decisions.get((number, index, one.key))
+                self.book.replayed += decision is not None
+                return decision
         elif one.fault.does is Does.HOLD:
             return self.shaper.refuses(len(m) - PKTHDR) or None
         return one.decider(one.stream.seek(number, index), number, m)
+
+    def _pass_over(self, way: Way, number: int, index: int, behind: list[_Active], m: Mbuf) -> None:
+        """Let the faults behind the queue count a frame that it refused.
+
+        What they do to others must not depend on how full it was: that is a matter of timing.
+        """
+        if way.governs(number):
+            return
+        for one in behind:
+            try:
+                decision = one.decider(one.stream.seek(number, index), number, m)
+            except BaseException as error:
+                report(_log, error, "%s: a fault failed: %r", self.wire.name, one.fault)
+                continue
+            if decision is not None and one.fault.does is Does.HASTEN:
+                return  # such a frame meets no delay
 
     def _leave(self, when: float, frame: _Frame) -> None:
         self.line.push(when + frame.delay, frame, frame.overtakes)

@@ -49,6 +49,10 @@ class Distribution(ABC):
     def at(self, u: float) -> float:
         """The quantile at ``u``, which is in [0, 1)."""
 
+    def __str__(self) -> str:
+        """Its name, as ``Delay`` takes it."""
+        return type(self).__name__.lower()
+
     def as_dict(self) -> dict[str, Any]:
         """What a record keeps of it; ``distribution`` reads it again."""
         return {"kind": type(self).__name__.lower()}
@@ -89,6 +93,10 @@ class Pareto(Distribution):
 @dataclass(frozen=True, slots=True)
 class _Listed(Distribution):
     values: tuple[float, ...] = field(repr=False)
+
+    def __str__(self) -> str:
+        """What it is, and of how many values."""
+        return f"{type(self).__name__} of {len(self.values)} values"
 
     def at(self, u: float) -> float:
         """The quantile: one of the values, each as likely as the others."""

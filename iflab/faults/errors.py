@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 __all__ = ["FaultError", "check_count", "check_probability", "check_seconds"]
 
 
@@ -11,13 +13,13 @@ class FaultError(ValueError):
 
 def check_probability(what: str, value: float) -> None:
     """Raise ``FaultError`` for what is no probability."""
-    if not 0 <= value <= 1:
+    if not isinstance(value, Real) or not 0 <= value <= 1:
         raise FaultError(f"{what} of {value!r}: a probability is 0 to 1; write 5 percent as 0.05")
 
 
 def check_seconds(what: str, value: float) -> None:
     """Raise ``FaultError`` for what is no duration."""
-    if not 0 <= value < float("inf"):
+    if not isinstance(value, Real) or not 0 <= value < float("inf"):
         raise FaultError(f"{what} of {value!r}: use 0 or more seconds; write 20 milliseconds as 0.02")
 
 

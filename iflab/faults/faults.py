@@ -28,7 +28,7 @@ from .kinds import Does, Fault, in_order
 from .record import Direction, Record, Recorder
 from .stream import Stream
 
-__all__ = ["Faults", "Struck"]
+__all__ = ["Faults", "NicStruck", "Struck"]
 
 _log = logging.getLogger("iflab.faults")
 
@@ -57,6 +57,34 @@ class Struck:
         return self.fault.tell(self.decision)
 
 
+@dataclass(frozen=True, slots=True)
+class NicStruck:
+    """A fault of a NIC struck (``iflab/drivers/faulty.py``)."""
+
+    time: float
+    """Seconds since the run began."""
+    nic: Any
+    """The driver: it has a ``name`` and an ``ifp``."""
+    cause: str
+    """Under which the NIC counts it."""
+    text: str
+    """What happened, for people: ``if_start stalls for 0.5 s``."""
+    frame: Mbuf | None
+    """The frame that it struck; None: no single one."""
+    end: End | None = None
+    """Of the wire, at which that frame came in; None: somewhere before."""
+
+    @property
+    def before(self) -> Mbuf:
+        """The frame that it struck, as a tap of the wire saw it."""
+        assert self.frame is not None
+        return self.frame
+
+    def __str__(self) -> str:
+        """What happened and where; of a frame first under which cause: ``kept out: bob:em0: …``."""
+        return f"{self.cause + ': ' if self.frame is not None else ''}{self.nic.name}: {self.text}"
+
+
 class Faults:
     """All faults of cables in a run. ``seed`` decides every random choice of theirs.
 
@@ -79,15 +107,19 @@ class Faults:
         self.replay = replay
         self.recorder: Recorder | None = None
         self.listeners: list[Callable[[Struck], None]] = []
-        """Called, with the lock held, whenever a fault strikes; must be quick."""
+        """Called, with the lock held, whenever a fault of a cable strikes; must be quick."""
+        self.nic_listeners: list[Callable[[NicStruck], None]] = []
+        """The same for faults of NICs."""
+        self.replayed = 0
+        """Decisions that were made again as the record has them."""
         self._channels: dict[tuple[Wire, Port], Channel] = {}
         self._default: dict[Wire, tuple[Fault, ...]] = {}
         self._chosen: dict[tuple[Wire, Port], tuple[Fault, ...]] = {}
         self._counts: dict[Direction, Counter[str]] = {}
         self._numbers: dict[Direction, int] = {}
         self._in_record: dict[Direction, Way] = {}
-        self._ended: dict[Direction, int] = {}
-        """Frames in directions whose receiver is gone."""
+        self._ended: dict[Direction, tuple[int, tuple[Fault, ...]]] = {}
+        """Frames in directions whose receiver is gone, and the faults that were in force."""
 
     # wires
 
@@ -102,7 +134,7 @@ class Faults:
         """A port was plugged in: what is set for the wire, or for this port before, holds for it."""
         for gone in [p for w, p in self._channels if w is wire and p not in wire.ends]:
             if (wire, gone) not in self._chosen:  # else it finds its faults when it comes back
-                del self._channels[wire, gone]
+                self._retire(wire, gone)
         faults = self.of(wire, port)
         replayed = self.replay is not None and any(
             (name, to) == (wire.name, port.name) for name, _, to in self.replay.histories
@@ -117,15 +149,19 @@ class Faults:
     def forget(self, port: Port) -> None:
         """A port is gone for good: keep nothing of it but counts by name."""
         with self.clock.lock:
-            for key in [key for key in self._channels if key[1] is port]:
-                for way in self._channels.pop(key).ways.values():
-                    self._ended[way.direction] = way.sent()
-                    if self._in_record.get(way.direction) is way:
-                        del self._in_record[way.direction]
+            for wire, gone in [key for key in self._channels if key[1] is port]:
+                self._retire(wire, gone)
             for key in [key for key in self._chosen if key[1] is port]:
                 del self._chosen[key]
             for channel in self._channels.values():
                 channel.forget(port)
+
+    def _retire(self, wire: Wire, port: Port) -> None:
+        """Let go the way towards a port that is not there: of its directions the numbers are kept, and no port."""
+        for way in self._channels.pop((wire, port)).ways.values():
+            if self._in_record.get(way.direction) is way:
+                del self._in_record[way.direction]
+                self._ended[way.direction] = way.sent(), way.current
 
     def impair(self, wire: Wire, faults: Iterable[Fault], towards: Port | None = None) -> None:
         """Set the faults of a wire, in the place of those before: towards one port, or every way.
@@ -135,6 +171,8 @@ class Faults:
         ``FaultError``, with nothing changed.
         """
         chosen = in_order(faults)
+        for fault in chosen:
+            fault.check()
         with self.clock.lock:
             if towards is None:
                 self._default[wire] = chosen
@@ -177,19 +215,19 @@ class Faults:
         if direction in self._in_record:
             way.follow(self._in_record[direction])
         else:
-            way.begun = self._ended.pop(direction, 0)
+            way.begun, way.current = self._ended.pop(direction, (0, ()))
         self._in_record[direction] = way
         self._describe(way)
         return way
 
-    def note_setting(self, way: Way, faults: tuple[Fault, ...]) -> None:
-        """The faults of a direction were set."""
+    def note_setting(self, way: Way, faults: tuple[Fault, ...], after: int) -> None:
+        """From the frame behind number ``after`` on a direction has these faults."""
         if self.recorder is not None:
             self.recorder.add(
                 {
                     "at": round(self.elapsed(), 6),
                     "set": self._number(way),
-                    "after": way.sent(),
+                    "after": after,
                     "faults": [fault.as_dict() for fault in faults],
                 }
             )
@@ -251,14 +289,46 @@ class Faults:
             self._numbers.clear()
             for channel in self._channels.values():
                 for way in channel.ways.values():
-                    if channel.faults:
-                        self.note_setting(way, channel.faults)
+                    if way.current:
+                        self.note_setting(way, way.current, way.sent())
             return self.recorder
 
-    def note(self, text: str) -> None:
-        """Something happened: a line of the record."""
+    def note(self, text: str, wire: Wire | None = None) -> None:
+        """Something happened, to a wire perhaps: a line of the record, with the frames that its ends had sent by then."""
+        if self.recorder is None:
+            return
+        line: dict[str, Any] = {"at": round(self.elapsed(), 6), "note": text}
+        if wire is not None:
+            with self.clock.lock:
+                line["sent"] = {end.port.name: self._sent(wire, end) for end in wire.ends.values()}
+        self.recorder.add(line)
+
+    def _sent(self, wire: Wire, end: End) -> int:
+        """The number of the last frame that an end put on its wire, as the decisions have it."""
+        ways = (way for (w, s, _), way in self._in_record.items() if (w, s) == (wire.name, end.port.name))
+        return max((way.sent() for way in ways), default=end.flow.sent)
+
+    def struck_nic(self, nic: Any, cause: str, text: str, m: Mbuf | None = None) -> None:
+        """A fault of a NIC struck; ``m`` is the frame that it struck, if it was one."""
+        end = nic.end.wire.delivering if m is not None and nic.end is not None else None
+        event = NicStruck(self.elapsed(), nic, cause, text, m, end)
         if self.recorder is not None:
-            self.recorder.add({"at": round(self.elapsed(), 6), "note": text})
+            ifp = nic.ifp
+            self.recorder.add(
+                {
+                    "at": round(event.time, 6),
+                    "note": f"{nic.name}: {text}",
+                    "nic": nic.name,
+                    "fault": cause,
+                    "sent": ifp.if_opackets,
+                    "received": ifp.if_ipackets,
+                }
+            )
+        for listener in tuple(self.nic_listeners):
+            try:
+                listener(event)
+            except BaseException as error:
+                report(_log, error, "a listener to faults failed: %r", listener)
 
     def _describe(self, way: Way) -> None:
         if self.recorder is not None:
@@ -280,7 +350,7 @@ class Faults:
                 frames = {
                     str(number): way.sent()
                     if (way := self._in_record.get(direction)) is not None
-                    else self._ended.get(direction, 0)
+                    else self._ended.get(direction, (0,))[0]
                     for direction, number in self._numbers.items()
                 }
                 self.recorder.add({"end": round(self.elapsed(), 6), "frames": frames})

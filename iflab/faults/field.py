@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
+from collections.abc import Iterable
 from random import Random
 from typing import Any
 
 from iflab.net.packet import layers_of, octets_of
-from iflab.wire.frame import dissect
+from iflab.wire.frame import dissect, load_scapy
 
-__all__ = ["flip_in_field"]
+from .errors import FaultError
+
+__all__ = ["check_field", "flip_in_field"]
 
 _log = logging.getLogger("iflab.faults")
+
+
+def check_field(name: str) -> None:
+    """Raise ``FaultError`` for a field (``"IP.ttl"``) of no layer that scapy has loaded."""
+    load_scapy()
+    from scapy.packet import Packet
+
+    kind, _, field_name = name.partition(".")
+    layers: dict[str, set[str]] = {}
+    todo = [Packet]
+    while todo:
+        todo += (layer := todo.pop()).__subclasses__()
+        layers.setdefault(layer.__name__, set()).update(field.name for field in layer.fields_desc)
+    if kind not in layers:
+        near = _like(kind, layers) or "import the module of scapy.contrib that has it"
+        raise FaultError(f"{name!r}: scapy has loaded no layer {kind!r}; {near}")
+    if field_name not in layers[kind]:
+        fields = ", ".join(sorted(layers[kind])) or "none"
+        raise FaultError(f"{name!r}: the layer {kind} has no field {field_name!r}; it has {fields}")
+
+
+def _like(name: str, names: Iterable[str]) -> str:
+    same = [each for each in names if each.lower() == name.lower()]
+    near = same or difflib.get_close_matches(name, list(names), 1)
+    return f"did you mean {near[0]}?" if near else ""
 
 
 def flip_in_field(octets: bytes, name: str, random: Random) -> list[list[int]]:

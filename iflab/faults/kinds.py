@@ -36,8 +36,9 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from enum import Enum
+from numbers import Real
 from statistics import NormalDist
 from typing import Any, ClassVar, Protocol
 
@@ -46,7 +47,7 @@ from iflab.net.mbuf import PKTHDR, Mbuf
 
 from .distribution import Distribution, distribution
 from .errors import FaultError, check_count, check_probability, check_seconds
-from .field import flip_in_field
+from .field import check_field, flip_in_field
 from .stream import Stream
 
 __all__ = [
@@ -118,10 +119,26 @@ class Fault(ABC):
     def decider(self) -> Decider:
         """Begin to decide for a direction."""
 
+    def __str__(self) -> str:
+        """As one would write it: without the parameters that are as they are anyway."""
+        words = []
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, Distribution):
+                value = str(value)
+            if each.default is MISSING:
+                words.append(_short(value))
+            elif value != each.default:
+                words.append(f"{each.name}={_short(value)}")
+        return f"{type(self).__name__}({', '.join(words)})"
+
     @property
     def is_recorded(self) -> bool:
         """False when every frame is struck alike, so that nothing need be written down."""
         return True
+
+    def check(self) -> None:  # noqa: B027 - most have nothing to look up
+        """Look up, when it is set, what nobody could know when it was made. Raises ``FaultError``."""
 
     def change(self, decision: Any, m: Mbuf) -> Mbuf:
         """The frame as a decision leaves it."""
@@ -144,6 +161,15 @@ class Fault(ABC):
                 value = list(value)
             kept[each.name] = value
         return kept
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, frozenset):
+        some = sorted(value)
+        return ", ".join(map(str, some[:10])) + (f", … {len(some) - 10} more" if len(some) > 10 else "")
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else repr(value)
 
 
 class _Happening:
@@ -428,6 +454,11 @@ class Corrupt(Fault):
                     f"a corruption within {self.within}: give the first octet and the one behind the last"
                 )
 
+    def check(self) -> None:
+        """scapy must know the field, or nothing would ever be corrupted."""
+        if self.field:
+            check_field(self.field)
+
     def decider(self) -> Decider:
         """Corrupt with the probability."""
         happens = _Happening(self.probability, self.correlation)
@@ -540,7 +571,7 @@ class Rate(Fault):
     single = True
 
     def __post_init__(self) -> None:
-        if not 0 < self.bits < math.inf:
+        if not isinstance(self.bits, Real) or not 0 < self.bits < math.inf:
             raise FaultError(f"a rate of {self.bits!r} bits a second: use more than 0; ten megabits are 10e6")
         check_count("a burst in octets", self.burst, 0)
         check_count("an overhead in octets", self.overhead, 0)

@@ -5,13 +5,17 @@ One JSON value a line. The first one says what ran; then come, as they happen::
     {"direction": 0, "wire": "cable0", "from": "alice:em0", "to": "bob:em0"}
     {"at": 0.000132, "set": 0, "after": 12, "faults": [{"fault": "Loss", "probability": 0.1, …}]}
     [1.203311, 0, 17, 0, "loss", true]
-    {"at": 1.5, "note": "cable0: cut"}
+    {"at": 1.5, "note": "cable0: cut", "sent": {"alice:em0": 17, "bob:em0": 12}}
+    {"at": 1.7, "note": "bob:em0: if_start stalls for 0.1 s", "nic": "bob:em0", "fault": "stall", "sent": 12, "received": 17}
     {"end": 3.2, "frames": {"0": 4711}}
 
 The array is a decision: seconds since the run began, direction, the frame's number
 among those that its sender put on this wire (1 is the first, faults or not), which
 copy of it (0: the frame itself), the fault, and what was decided, as ``kinds.py`` has
 it. ``after`` is the number of the last frame that the faults do not concern.
+
+A note is what the lab told: of a wire with the number of the last frame that each end had
+put on it, of a NIC's fault with the frames that the NIC had sent and received by then.
 
 A run that did not come to its end leaves a record that is good up to there.
 """
@@ -24,11 +28,15 @@ import logging
 import os
 import platform
 import threading
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from iflab.linux import create_private
 
 from .errors import FaultError
 from .kinds import Fault, fault_of, in_order
@@ -75,8 +83,7 @@ class Recorder:
 
     def __init__(self, path: str | os.PathLike[str], about: Mapping[str, Any]) -> None:
         self.path = os.fspath(path)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        self._file: BinaryIO = os.fdopen(os.open(self.path, flags, 0o600), "wb")
+        self._file: BinaryIO = os.fdopen(create_private(self.path), "wb")
         self.error: OSError | None = None
         self.missing = 0
         self._lines: deque[Any] = deque()
@@ -140,12 +147,8 @@ class History:
 
     def faults(self, number: int) -> tuple[Fault, ...]:
         """Those that concerned frame ``number``."""
-        found: tuple[Fault, ...] = ()
-        for after, faults in self.settings:
-            if after >= number:
-                break
-            found = faults
-        return found
+        place = bisect_left(self.settings, number, key=itemgetter(0))
+        return self.settings[place - 1][1] if place else ()
 
 
 @dataclass(slots=True)

@@ -22,10 +22,13 @@ from typing import Any
 from iflab.net.clock import Clock, Timer
 
 from .errors import FaultError, check_count, check_seconds
+from .kinds import Fault
 
 __all__ = ["Event", "Every", "Schedule", "describe"]
 
 _log = logging.getLogger("iflab.faults")
+
+KEPT = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,9 @@ def describe(fn: Any, args: Iterable[Any] = ()) -> str:
 
 def _word(arg: Any) -> str:
     name = getattr(arg, "name", None)
-    return name if isinstance(name, str) else repr(arg)
+    if isinstance(name, str):
+        return name
+    return str(arg) if isinstance(arg, Fault) else repr(arg)
 
 
 class Event:
@@ -117,7 +122,10 @@ class Event:
             self.error = None
         except Exception as error:
             self.error = error
-            self._schedule.tell(f"{self.what} failed: {type(error).__name__}: {error}")
+            text = f"{self.what} failed: {type(error).__name__}: {error}"
+            self._schedule.tell(text)
+            if len(self._schedule.failed) < KEPT:
+                self._schedule.failed.append(text)
             _log.exception("%s was due and failed", self.what)
 
 
@@ -133,6 +141,8 @@ class Schedule:
         self.clock = clock
         self.tell = tell
         self.events: set[Event] = set()
+        self.failed: list[str] = []
+        """What was called and failed, and how: the first ``KEPT`` of them."""
         self._find = find
 
     def at(self, seconds: float, fn: Callable[..., object] | str, *args: Any, **options: Any) -> Event:
@@ -168,7 +178,11 @@ class Schedule:
 
         Raises ``FaultError`` for a row that says something else, before anything of the table is due.
         """
-        table = [tuple(row) for row in rows]
+        if not isinstance(rows, Iterable):
+            raise FaultError(
+                f"a schedule of {rows!r}; write a list of rows, each (seconds, function, arguments ...)"
+            )
+        table = [tuple(row) if isinstance(row, (tuple, list)) else (row,) for row in rows]
         for number, row in enumerate(table, 1):
             self._check(number, row)
         with self.clock.lock:

@@ -22,6 +22,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .errors import InvalidName, KernelRefused, Missing, check_name
+from .files import create_private
 from .limits import explained, raise_fd_limit
 from .netns import Netns
 from .tap import VNET_HDR_LEN, Tap, open_tun
@@ -53,6 +54,7 @@ __all__ = [
     "TimerFd",
     "check",
     "check_name",
+    "create_private",
     "ensure_privileges",
     "explained",
     "in_user_namespace",

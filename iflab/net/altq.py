@@ -157,6 +157,8 @@ class Altq(abc.ABC):
     def __init__(self) -> None:
         self.dropped: Counter[str] = Counter()
         """Frames lost, by cause."""
+        self.turned_away = 0
+        """Those of them that ``enqueue`` refused, and ``ifq_drops`` counts."""
         self.marked = 0
         """Frames marked instead (ECN)."""
         self._shown: Mbuf | None = None
@@ -198,8 +200,12 @@ class Altq(abc.ABC):
     def __len__(self) -> int:
         return self._count() + (self._shown is not None)
 
-    def _drop(self, cause: str, frames: int = 1) -> int:
-        self.dropped[cause] += frames
+    def _drop(self, cause: str) -> None:
+        self.dropped[cause] += 1
+
+    def _refuse(self, cause: str) -> int:
+        self._drop(cause)
+        self.turned_away += 1
         return errno.ENOBUFS
 
 
@@ -224,7 +230,7 @@ class Priority(Altq):
         """Put a frame at the tail of its class; ENOBUFS when that is full."""
         queue = self.queues[min(max(self.classify(m), 0), len(self.queues) - 1)]
         if len(queue) >= self.limit:
-            return self._drop("full")
+            return self._refuse("full")
         queue.append(m)
         return 0
 
@@ -360,7 +366,7 @@ class CoDel(Altq):
     def enqueue(self, m: Mbuf) -> int:
         """Put a frame at the tail; ENOBUFS when it is full."""
         if len(self._queue.frames) >= self.limit:
-            return self._drop("full")
+            return self._refuse("full")
         self._queue.put(self.clock.now(), m)
         return 0
 
@@ -565,12 +571,12 @@ class Red(Altq):
         if self._strikes():
             marked = mark_ce(m) if self.ecn and self.average < self.high else None
             if marked is None:
-                return self._drop("red")
+                return self._refuse("red")
             self.marked += 1
             m = marked
         if len(self._frames) >= self.limit:
             self._since = 0
-            return self._drop("full")
+            return self._refuse("full")
         self._frames.append(m)
         return 0
 

@@ -388,6 +388,10 @@ _COMMANDS: dict[str, Callable[[Ifnet, Any, Thread], None]] = {
 }
 
 
+COMMANDS = frozenset(_COMMANDS)
+"""Those that the interface layer knows itself."""
+
+
 def ifhwioctl(cmd: str, ifp: Ifnet, data: Any, td: Thread) -> None:
     """Carry out a command that concerns one interface (2120-2512). Raises ENOIOCTL for one it does not know."""
     command = _COMMANDS.get(cmd)

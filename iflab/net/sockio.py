@@ -18,6 +18,7 @@ __all__ = [
     "GENERIC_GET",
     "GENERIC_SET",
     "IFREQ_SIZE",
+    "TO_DRIVER",
     "Ifaliasreq",
     "Ifconf",
     "Ifgroupreq",
@@ -37,6 +38,13 @@ GENERIC_GET = frozenset(
     {"SIOCGIFSTATUS", "SIOCGIFPSRCADDR", "SIOCGIFPDSTADDR", "SIOCGIFMEDIA", "SIOCGIFGENERIC"}
 )
 """Commands that only the driver understands and that ask (2455-2463)."""
+
+TO_DRIVER = (
+    frozenset({"SIOCADDMULTI", "SIOCDELMULTI", "SIOCSIFCAP", "SIOCSIFFLAGS", "SIOCSIFMTU", "SIOCSIFPHYS"})
+    | GENERIC_SET
+    | GENERIC_GET
+)
+"""Commands that come to every driver; others the interface layer carries out alone, or only one driver knows."""
 
 
 @dataclass(slots=True)

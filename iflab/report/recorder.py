@@ -36,7 +36,7 @@ from .series import Timeline
 from .story import Happening, Happenings, Seen, Tape
 
 if TYPE_CHECKING:
-    from iflab.faults import Struck
+    from iflab.faults import NicStruck, Struck
     from iflab.lab import Lab
 
 __all__ = ["Recorder", "ReportError"]
@@ -178,21 +178,22 @@ class Recorder:
         )
         self._look(wire)
 
-    def note(self, text: str, about: Wire | Ifnet | None = None) -> None:
-        """Something happened, to ``about`` if that is given."""
+    def note(self, text: str, about: Wire | Ifnet | None = None, kind: str = "") -> None:
+        """Something happened, to ``about`` if that is given; ``kind`` as in ``Happening``, or what ``about`` shows."""
         if self.stopped:
             return
-        kind, wire, lane = "log", -1, -1
+        wire, lane = -1, -1
         if isinstance(about, Wire) and about in self._wires:
             wire = self._wires[about]
-            kind = self._look(about)
+            looked = self._look(about)
+            kind = kind or looked
         elif isinstance(about, Ifnet):
-            kind = about.if_link_state.name.lower()
+            kind = kind or about.if_link_state.name.lower()
             if hasattr(about.if_softc, "end"):
                 lane = self._lane(about.if_softc)
                 end = about.if_softc.end
                 wire = self._wires.get(end.wire, -1) if end is not None else -1
-        self._inbox.append((_NOTE, self._now(), kind, text, wire, lane))
+        self._inbox.append((_NOTE, self._now(), kind or "log", text, wire, lane))
 
     def on_stop(self, fn: Callable[[], None]) -> None:
         """Call ``fn`` when recording ends."""
@@ -268,7 +269,7 @@ class Recorder:
         if len(self._inbox) <= ENTRIES:
             self._inbox.append((_BECAME, end, m, frames, by))
 
-    def struck(self, struck: Struck) -> None:
+    def struck(self, struck: Struck | NicStruck) -> None:
         """A fault struck a frame. Of those that it lost, their fate will tell."""
         if len(self._inbox) <= ENTRIES and struck.end is not None:
             self._inbox.append((_STRUCK, struck.end, struck.before, str(struck)))

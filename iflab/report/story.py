@@ -96,7 +96,7 @@ class Gap:
 
 @dataclass(slots=True)
 class Happening:
-    """Something worth telling: ``kind`` is ``cut``, ``mend``, ``up``, ``down``, ``wire`` or ``log``."""
+    """Something worth telling: ``kind`` is ``cut``, ``mend``, ``up``, ``down``, ``fault``, ``wire`` or ``log``."""
 
     time: float
     kind: str

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from iflab.drivers import TapNic
 from iflab.net import PKTHDR, Ifnet, LinkState, Mbuf
+from iflab.net.altq import Altq, TokenBucketRegulator, altq_forgo, altq_use
 from iflab.wire import Cable, End, Segment, Wire
 
 from .ledger import Ledger
@@ -146,9 +147,25 @@ class Bed:
             self.ledger.left(nic)
         return True
 
+    def manage(self, ifp: Ifnet, discipline: Altq, rate: float) -> None:
+        """Put a discipline and a regulator to the send queue; the lock must be held."""
+        self.ledger.entry(ifp.if_softc).disciplines.append(discipline)
+        altq_use(ifp, discipline)
+        TokenBucketRegulator(self.lab.engine, rate, depth=3000).attach(ifp)
+
+    @staticmethod
+    def let_go(ifp: Ifnet) -> None:
+        """Take both off again; the lock must be held."""
+        if ifp.if_snd.altq_tbr is not None:
+            ifp.if_snd.altq_tbr.detach()
+        if ifp.if_snd.altq_disc is not None:
+            altq_forgo(ifp)
+
     def calm(self) -> None:
-        """Nothing is changed any more: links whole, no faults but the pair's, nobody stalls."""
+        """Nothing is changed any more: links whole, no faults but the pair's, nobody stalls, queues are plain."""
         with self.lab.lock:
+            for ifp in self.nics:
+                self.let_go(ifp)
             for wire in self.wires:
                 wire.mend()
                 for hook in list(wire.hooks):

@@ -29,6 +29,7 @@ from iflab.faults import (
 from iflab.host import LabError
 from iflab.linux import Netlink
 from iflab.net import IFF, Ifnet, Ifreq, UserBuffer
+from iflab.net.altq import CoDel, FqCoDel, Priority, Red
 from iflab.wire import Cable, WireError
 
 from .bed import NAMES, Bed
@@ -51,7 +52,7 @@ TOLERATED = frozenset(
     }
 )
 NEVER_REFUSED = frozenset(
-    {"detach", "plug", "unplug", "cut or mend", "faults", "delay", "hook", "stall or resume"}
+    {"detach", "plug", "unplug", "cut or mend", "faults", "delay", "hook", "stall or resume", "discipline"}
 )
 """They hold the lock while they look and act."""
 GROUPS = ("red", "green", "blue")
@@ -87,6 +88,7 @@ class Churn:
             ("delay", self.delay, 4),
             ("hook", self.hook, 3),
             ("stall or resume", self.stall, 5),
+            ("discipline", self.discipline, 4),
             ("sniff", self.sniff, 3),
             ("ifconfig", self.look, 3),
         ]
@@ -266,6 +268,28 @@ class Churn:
                         ifp.if_start()
                     elif self.random.random() < 0.3:
                         ifp.if_drv_flags |= IFF.OACTIVE
+
+    def discipline(self) -> None:
+        """The send queue gets a discipline, and a rate that makes frames wait; or is plain again."""
+        ifp, rng = self._any(), self.random
+        if ifp is None:
+            return
+        clock = self.bed.lab.engine
+        chosen = rng.choice(
+            (
+                lambda: Priority(limit=rng.randrange(5, 50)),
+                lambda: CoDel(clock, target=0.001, interval=0.01, limit=200, ecn=rng.random() < 0.5),
+                lambda: FqCoDel(clock, limit=200, target=0.001, interval=0.01),
+                lambda: Red(clock, Random(rng.random()), limit=60, weight=0.05, gentle=rng.random() < 0.5),
+            )
+        )
+        with self.bed.lab.lock:
+            if not self.bed.live(ifp):
+                return
+            if ifp.if_snd.is_managed():  # by the regulator alone when it has moved
+                self.bed.let_go(ifp)
+            else:
+                self.bed.manage(ifp, chosen(), rng.uniform(1e6, 2e7))
 
     # wires
 

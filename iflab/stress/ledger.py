@@ -7,7 +7,7 @@ the lab's lock is held::
 
     kernel tx = taken                        what the host sent, the NIC took
     taken + injected = handed                all that went to its send queue:
-    handed = if_opackets - pieces + if_oerrors + ifq_drops + ifq_flushed + ifq_len
+    handed = if_opackets - pieces + if_oerrors + ifq_drops + ifq_flushed + ifq_len + what a discipline lost
     if_opackets = sent                       all that it sent is on its cables' accounts
 
     delivered = if_ipackets + if_iqdrops + if_ierrors + filtered - refused
@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from iflab.drivers import TapNic
+from iflab.net.altq import Altq
 from iflab.wire import Cable, End, Port, Wire
 
 if TYPE_CHECKING:
@@ -32,7 +33,10 @@ if TYPE_CHECKING:
     from iflab.net import Mbuf
     from iflab.net.giant import Giant
 
-__all__ = ["Entry", "Ledger", "kernel_counts"]
+__all__ = ["OUR_FAULT", "Entry", "Ledger", "kernel_counts"]
+
+OUR_FAULT = frozenset({"unfinished", "receiver error", "hook error", "fault error"})
+"""Causes that nothing in a stress run brings about but a defect."""
 
 
 def kernel_counts(netns: Netns, index: int) -> tuple[int, int]:
@@ -57,10 +61,12 @@ class Entry:
     sent: int = 0
     delivered: int = 0
     injected: int = 0
+    disciplines: list[Altq] = field(default_factory=list)
+    """That its send queue has, or had."""
 
 
 class Ledger:
-    """Must be told of every plug, through ``plug`` and ``unplug``, and of every frame that is injected."""
+    """Must be told of every plug, through ``plug`` and ``unplug``, of every frame that is injected, and of disciplines."""
 
     def __init__(self, lock: Giant) -> None:
         self.lock = lock
@@ -148,6 +154,7 @@ class Ledger:
             "queue drops": ifp.if_snd.ifq_drops,
             "flushed": ifp.if_snd.ifq_flushed,
             "queued": ifp.if_snd.ifq_len,
+            "lost in queue": sum(each.dropped.total() - each.turned_away for each in entry.disciplines),
             "sent": entry.sent + (nic.end.flow.sent if nic.end is not None else 0),
             "delivered": entry.delivered,
             "ipackets": ifp.if_ipackets,
@@ -164,6 +171,7 @@ class Ledger:
         """Compare, note what does not hold, and return the account; the lock must be held."""
         a = self.account(nic)
         handed = a["opackets"] - a["pieces"] + a["oerrors"] + a["queue drops"] + a["flushed"] + a["queued"]
+        handed += a["lost in queue"]
         gotten = a["ipackets"] + a["iqdrops"] + a["ierrors"] + a["filtered"] - a["refused"]
         rules = [("sent on cables", a["sent"], "if_opackets", a["opackets"])]
         rules.append(("delivered by cables", a["delivered"], "received and refused", gotten))
@@ -196,6 +204,10 @@ class Ledger:
             self.errors.append(f"{wire.name}: {account} does not balance")
         if not all(account.dropped):
             self.errors.append(f"{wire.name}: frames were lost without a cause: {account}")
+        if ours := OUR_FAULT & account.dropped.keys():
+            self.errors.append(
+                f"{wire.name}: the lab itself lost frames ({', '.join(sorted(ours))}): {account}"
+            )
         return {
             "wire": wire.name,
             "sent": account.sent,

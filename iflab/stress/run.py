@@ -18,7 +18,7 @@ from typing import Any
 
 from iflab.lab import Lab
 from iflab.linux import Missing
-from iflab.net import IFF
+from iflab.net import IFF, Ifnet
 
 from .bed import HOSTS, NAMES, Bed
 from .churn import Churn
@@ -123,6 +123,11 @@ def _counts() -> dict[str, int]:
     }
 
 
+def _objects() -> int:
+    """Interfaces that are in memory, attached or not."""
+    return sum(isinstance(each, Ifnet) for each in gc.get_objects())
+
+
 def stress(
     duration: float = 60.0,
     seed: int = 1,
@@ -170,10 +175,8 @@ def _in_lab(lab: Lab, result: Result, rest: float, pause: float, tell: Callable[
 
 
 def _run(lab: Lab, bed: Bed, result: Result, rest: float, pause: float, tell: Callable[[str], None]) -> None:
-    idle = (_counts(), lab.kernel.live()["ifnet"])
-    for number in range(8):
-        ifp = bed.attach(bed.hosts[number % len(HOSTS)], NAMES[number // len(HOSTS)])
-        bed.ledger.plug(bed.wires[number], ifp.if_softc)
+    idle = (_counts(), lab.kernel.live()["ifnet"], _objects())
+    _furnish(bed)
     workers = [Churn(bed, number, result.seed, rest) for number in range(result.threads)]
     traffic = Traffic(bed, result.seed, pause)
     traffic.start()
@@ -187,10 +190,8 @@ def _run(lab: Lab, bed: Bed, result: Result, rest: float, pause: float, tell: Ca
         return
     _settle(bed)
     _take_stock(bed, result, traffic)
-    for ifp in list(bed.nics):
-        bed.detach(ifp)
-    lab.wait_for_closers()
-    gc.collect()
+    del workers, traffic
+    _empty(bed)
     was, now = idle[0], _counts()
     for what in ("file descriptors", "namespaces", "threads"):
         if now[what] > was[what]:
@@ -199,6 +200,25 @@ def _run(lab: Lab, bed: Bed, result: Result, rest: float, pause: float, tell: Ca
     result.left["interfaces"] = (idle[1], ifnets)
     if ifnets != idle[1]:
         result.errors.append(f"{ifnets - idle[1]} interfaces are left when all NICs are gone")
+    held = _objects()
+    result.left["interfaces in memory"] = (idle[2], held)
+    if held != idle[2]:
+        result.errors.append(f"{held - idle[2]} interfaces that are gone are still held by something")
+
+
+def _furnish(bed: Bed) -> None:
+    """NICs to begin with."""
+    for number in range(8):
+        ifp = bed.attach(bed.hosts[number % len(HOSTS)], NAMES[number // len(HOSTS)])
+        bed.ledger.plug(bed.wires[number], ifp.if_softc)
+
+
+def _empty(bed: Bed) -> None:
+    """Let all NICs go, and whatever waits to be collected."""
+    for ifp in list(bed.nics):
+        bed.detach(ifp)
+    bed.lab.wait_for_closers()
+    gc.collect()
 
 
 def _sample(bed: Bed, result: Result, tell: Callable[[str], None]) -> None:

@@ -203,6 +203,8 @@ class Wire:
         self._delays: dict[Port, float] = {}
         self._default_delay = 0.0
         self._pipes: dict[Port, _Pipe] = {}
+        self.delivering: End | None = None
+        """Whose frame a port is receiving right now, as far as somebody listens."""
         self.impairer: Impairer | None = None
         self.impairments: dict[Port, Impairment] = {}
         """Faults in the way, by the port that it leads to."""
@@ -228,6 +230,7 @@ class Wire:
                     f"{self.name} has {self.max_ports} ends and both are plugged; use a segment for more ports"
                 )
             end = port.end = self.ends[port] = End(self, port)
+            end.accepts = -1  # what the port was told on another wire holds no more: it is told in any case
             if self.impairer is not None:
                 self.impairer.plugged(self, port)
             self.rebind()
@@ -381,7 +384,7 @@ class Wire:
         with self.clock.lock:
             port = None if towards is None else self._end(getattr(towards, "if_softc", towards)).port
             self.impairer.impair(self, faults, port)
-            what = ", ".join(map(repr, faults)) or "none"
+            what = ", ".join(map(str, faults)) or "none"
             self._tell(f"faults{f' towards {port.name}' if port is not None else ''}: {what}")
 
     def set_impairment(self, port: Port, impairment: Impairment | None) -> None:
@@ -650,11 +653,13 @@ class Wire:
         flow, cause = end.flow, ""
         flow.in_flight -= 1
         flow.delivered += 1
+        before, self.delivering = self.delivering, end
         try:
             port.receive(m)
         except BaseException as error:
             self._receive_failed(end, port, error)
             cause = "receiver error"
+        self.delivering = before
         if self.taps:
             self._decided(end, port, m, cause)
 

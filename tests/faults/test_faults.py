@@ -409,6 +409,10 @@ def test_what_struck_is_told_in_words_with_the_frame():
         (lambda: Delay(float("inf")), "0 or more seconds"),
         (lambda: Delay(0.1, spread="gauss"), "use uniform, normal, pareto"),
         (lambda: Rate(0), "more than 0"),
+        (lambda: Rate("10M"), "ten megabits are 10e6"),
+        (lambda: Loss("5%"), "write 5 percent as 0.05"),
+        (lambda: Delay("20ms"), "write 20 milliseconds as 0.02"),
+        (lambda: Delay(0.1, jitter=None), "the jitter of a delay"),
         (lambda: Rate(1e6, frames=0), "1 or more"),
         (lambda: Rate(1e6, octets=5, latency=1), "the one follows from the other"),
         (lambda: LoseEvery(0), "1 or more"),
@@ -429,6 +433,38 @@ def test_what_struck_is_told_in_words_with_the_frame():
 def test_what_cannot_be_is_refused_with_a_remedy(make, text):
     with pytest.raises(FaultError, match=text):
         make()
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ("ip.ttl", "'ip.ttl': scapy has loaded no layer 'ip'; did you mean IP\\?"),
+        ("IP.tttl", "the layer IP has no field 'tttl'; it has chksum, dst, flags, frag, id"),
+        ("Gremlin.x", "no layer 'Gremlin'; import the module of scapy.contrib that has it"),
+    ],
+)
+def test_a_field_that_scapy_does_not_know_is_refused_when_it_is_set(field, text):
+    bed = Bed(LoseEvery(1))
+    with pytest.raises(FaultError, match=text):
+        bed.cable.impair(Corrupt(0.5, field=field), towards=bed.b)
+
+    assert bed.faults.of(bed.cable, bed.b) == (LoseEvery(1),)
+
+
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [
+        (Loss(0.1), "Loss(0.1)"),
+        (Delay(0.02, jitter=0.005, spread="pareto"), "Delay(0.02, jitter=0.005, spread=pareto)"),
+        (Delay(0.02, spread=Measured.of([0.1, 0.2])), "Delay(0.02, spread=Measured of 2 values)"),
+        (Rate(10e6, burst=15_000, frames=None), "Rate(1e+07, burst=15000, frames=None)"),
+        (LoseFrames(range(1, 13)), "LoseFrames(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, … 2 more)"),
+        (Corrupt(0.1, field="IP.ttl"), "Corrupt(0.1, field=IP.ttl)"),
+        (Cut(), "Cut()"),
+    ],
+)
+def test_a_fault_is_told_as_one_would_write_it(fault, text):
+    assert str(fault) == text
 
 
 def test_files_that_are_no_distributions_are_refused(tmp_path):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import stat
+import weakref
 
 import pytest
 
@@ -99,6 +101,64 @@ def test_a_replay_decides_the_same_whatever_the_timing(tmp_path):
     again.check()
 
 
+def test_the_record_of_a_replay_says_what_the_first_one_said(tmp_path):
+    """Whenever the replay's own calls come: too late, too early, or for something else."""
+    one, two, three = (tmp_path / name for name in ("one", "two", "three"))
+
+    def run(path, replay, timing):
+        bed = Bed(seed=3, replay=None if replay is None else Record.read(replay))
+        bed.b.then = lambda m: None
+        bed.faults.record(path)
+        bed.send(5 if replay is None else 25)
+        bed.cable.impair(*EVERYTHING)
+        traffic(bed, random.Random(timing), 0.002, count=100)
+        bed.cable.impair(Delay(0.01, jitter=0.005), LoseEvery(4), towards=bed.b)
+        bed.send(30, gap=0.001)
+        bed.faults.close()
+        return bed
+
+    run(one, None, 1)
+    replays = [run(two, one, 2), run(three, two, 3)]
+    first, *others = (Record.read(path) for path in (one, two, three))
+
+    for record, replay in zip(others, replays, strict=True):
+        assert replay.faults.replayed == replay.faults.replay.decisions >= first.decisions
+        for direction, history in first.histories.items():
+            again = record.histories[direction]
+            assert [each for each in again.settings if each[0] < history.last] == history.settings
+            assert {key: value for key, value in again.decisions.items() if key[0] <= history.last} == (
+                history.decisions
+            )
+    # behind the end of the first record it is this run's own calls that count
+    beyond = others[0].histories["cable0", "a", "b"]
+    assert beyond.last == first.histories["cable0", "a", "b"].last + 20
+    assert beyond.faults(beyond.last) == (LoseEvery(4), Delay(0.01, jitter=0.005))
+
+
+def test_what_a_full_queue_refuses_changes_nothing_for_the_frames_behind_it():
+    """Memory of what was before (gaps, correlations) counts every frame, so that the seed decides whatever the timing."""
+
+    def run(gap):
+        bed = Bed(
+            Rate(1e5, frames=3),
+            Delay(0.05, jitter=0.02, correlation=0.8),
+            Reorder(0.4, gap=3, correlation=0.5),
+            seed=8,
+        )
+        decided = Decided(bed)
+        bed.send(600, gap=gap)
+        bed.clock.advance(10)
+        return bed, {(frame, kind): what for _, frame, _, kind, what in decided.all if kind != "Rate"}
+
+    fast, quick = run(0.002)
+    slow, calm = run(0.01)
+
+    assert fast.cable.account().dropped["queue full"] > 100
+    assert not slow.cable.account().dropped
+    assert len(quick) < len(calm) == 600
+    assert quick.items() <= calm.items()
+
+
 def test_without_a_record_the_same_seed_decides_the_same(tmp_path):
     runs = []
     for timing in (1, 2):
@@ -184,12 +244,13 @@ def test_each_sender_of_a_hub_is_replayed_by_itself(tmp_path):
 
 def test_the_record_says_what_ran(tmp_path):
     path = tmp_path / "run.record"
+    path.touch(0o644)  # also one that was there and everybody's
     bed = Bed(seed=9)
     bed.faults.record(path, {"scenario": "x", "parameters": {"loss": 0.5}})
     bed.cable.impair(LoseFrames(2), towards=bed.b)
     bed.clock.advance(1.5)
     bed.send(3)
-    bed.faults.note("cable0: cut")
+    bed.faults.note("cable0: cut", bed.cable)
     bed.faults.close()
 
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -201,7 +262,7 @@ def test_the_record_says_what_ran(tmp_path):
     direction = {"direction": 0, "wire": "cable0", "from": "a", "to": "b"}
     assert direction in lines
     assert [101.5, 0, 2, 0, "loseframes", True] in lines
-    assert {"at": 101.5, "note": "cable0: cut"} in lines
+    assert {"at": 101.5, "note": "cable0: cut", "sent": {"a": 3, "b": 0}} in lines
     assert lines[-1] == {"end": 101.5, "frames": {"0": 3}}
     record = Record.read(path)
     assert (record.seed, record.decisions, record.notes) == (9, 1, [(101.5, "cable0: cut")])
@@ -317,3 +378,30 @@ def test_a_full_disk_ends_the_record_and_nothing_else(caplog):
     assert "the record /dev/full ends here: No space left on device" in caplog.text
     assert bed.numbers
     bed.check()
+
+
+def test_of_a_port_that_is_gone_nothing_is_kept_but_numbers(tmp_path):
+    """Unplugged, another one plugged in, and then gone for good: nobody may hold on to it."""
+    bed = Bed(seed=5)
+    bed.faults.record(tmp_path / "one")
+    bed.cable.impair(Loss(0.5), Delay(0.01))
+    bed.send(20)
+    bed.clock.advance(1)
+    bed.cable.unplug(bed.b)
+    old = bed.b
+    (bed.b,) = plugged(bed.cable, "c")
+    bed.send(20)
+    bed.clock.advance(1)
+    bed.faults.forget(old)  # as a lab does when an interface is detached
+    gone, old = weakref.ref(old), None
+    gc.collect()
+    assert gone() is None
+
+    bed.cable.unplug(bed.b)
+    plugged(bed.cable, "b")
+    bed.cable.impair()
+    bed.send(20)
+    bed.faults.close()
+    history = Record.read(tmp_path / "one").histories["cable0", "a", "b"]
+    assert history.last == 60
+    assert history.settings[-1] == (40, ())

@@ -8,12 +8,16 @@ that the bounds are no wider than they must be.
 
 from __future__ import annotations
 
+import bisect
+import glob
 import itertools
 import math
 from collections import Counter
 from statistics import NormalDist, fmean
 
 import pytest
+from scapy.layers.inet import IP
+from scapy.layers.l2 import Ether
 
 from iflab.faults import (
     Corrupt,
@@ -24,10 +28,13 @@ from iflab.faults import (
     LoseFrames,
     Loss,
     Measured,
+    Normal,
+    Pareto,
     Reorder,
     Table,
     Truncate,
 )
+from iflab.net import mbuf
 
 from .bed import FRAMES, SIGMAS, Bed, ks_bound, ks_distance, share_bound
 
@@ -124,6 +131,27 @@ def test_every_nth_and_the_frames_of_a_list_are_lost_exactly():
     assert bed.lost == chosen
 
 
+@pytest.mark.parametrize("kind", [Duplicate, Corrupt, Truncate])
+def test_what_is_correlated_keeps_its_share_and_repeats_as_often_as_said(kind):
+    probability, rho = 0.2, 0.6
+    bed = Bed(kind(probability, correlation=rho))
+    flags = [False] * (FRAMES + 1)
+
+    def strikes(struck):
+        flags[struck.frame] = True
+
+    bed.faults.listeners.append(strikes)
+    bed.b.then = lambda m: None
+    bed.send(FRAMES)
+    del flags[0]
+
+    assert abs(sum(flags) / FRAMES - probability) < share_bound(probability, inflation=(1 + rho) / (1 - rho))
+    after = rho + (1 - rho) * probability
+    pairs = Counter(itertools.pairwise(flags))
+    hits = pairs[True, True] + pairs[True, False]
+    assert abs(pairs[True, True] / hits - after) < share_bound(after, hits)
+
+
 def test_duplicates():
     probability = 0.05
     bed = Bed(Duplicate(probability, copies=2))
@@ -157,6 +185,52 @@ def test_corrupted_bits_are_as_many_as_said_and_everywhere_alike():
     assert len(flipped) == 8 * octets
     worst = max(abs(count / corrupted - each) for count in flipped.values())
     assert worst < (SIGMAS + 1) * math.sqrt(each * (1 - each) / corrupted)
+
+
+def test_corrupted_octets_get_any_other_value_anywhere_in_their_range():
+    probability, first, behind = 0.3, 20, 36
+    bed = Bed(Corrupt(probability, octets=2, within=(first, behind)))
+    where: Counter[int] = Counter()
+    masks: Counter[int] = Counter()
+
+    def strikes(struck):
+        assert len(struck.decision) == 2
+        where.update(at for at, _ in struck.decision)
+        masks.update(mask for _, mask in struck.decision)
+
+    bed.faults.listeners.append(strikes)
+    bed.b.then = lambda m: None
+    bed.send(FRAMES)
+
+    corrupted = masks.total() // 2
+    assert abs(corrupted / FRAMES - probability) < share_bound(probability)
+    assert set(where) == set(range(first, behind))
+    each = 2 / (behind - first)
+    worst = max(abs(count / corrupted - each) for count in where.values())
+    assert worst < share_bound(each, corrupted)
+    assert set(masks) == set(range(1, 256))  # never 0: that would be no corruption
+    worst = max(abs(count / masks.total() - 1 / 255) for count in masks.values())
+    assert worst < (SIGMAS + 1) * math.sqrt(1 / 255 / masks.total())  # 255 bounds, so one sigma more
+
+
+def test_each_bit_of_a_field_is_flipped_as_often_as_the_others():
+    """20,000 frames: scapy takes a tenth of a millisecond for each."""
+    frames, probability = 20_000, 0.5
+    bed = Bed(Corrupt(probability, field="IP.ttl"))
+    octets = bytes(
+        Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02") / IP(src="192.0.2.1", dst="192.0.2.2")
+    )
+    flipped: Counter[tuple[int, int]] = Counter()
+    bed.faults.listeners.append(lambda struck: flipped.update((at, mask) for at, mask in struck.decision))
+    bed.b.then = lambda m: None
+    for _ in range(frames):
+        bed.a.end.send(mbuf(octets))
+
+    assert abs(flipped.total() / frames - probability) < share_bound(probability, frames)
+    assert set(flipped) == {(22, 1 << bit) for bit in range(8)}
+    assert max(abs(n / flipped.total() - 1 / 8) for n in flipped.values()) < share_bound(
+        1 / 8, flipped.total()
+    )
 
 
 def test_truncated_lengths_are_uniform():
@@ -262,6 +336,46 @@ def test_a_table_of_tc_is_in_standard_deviations(tmp_path):
     assert abs(shares[0.08] / FRAMES - 0.5) < share_bound(0.5)
 
 
+@pytest.mark.parametrize(("name", "ours"), [("normal", Normal()), ("pareto", Pareto())])
+def test_distributions_are_those_of_the_tables_that_netem_uses(name, ours):
+    """iproute2's own files, value by value; between the tails, where its tables have their own ends."""
+    paths = [
+        p
+        for folder in ("/usr/lib/*/tc", "/usr/lib/tc", "/usr/share/tc")
+        for p in glob.glob(f"{folder}/{name}.dist")
+    ]
+    if not paths:
+        pytest.skip("iproute2's tables are not installed: apt install iproute2")
+    values = Table.read(paths[0]).values
+    n = len(values)
+
+    apart = [abs(ours.at((i + 0.5) / n) - value) for i, value in enumerate(values)]
+
+    assert max(apart[n // 50 : -n // 50]) < 0.02
+    assert max(apart) < 0.5
+    assert abs(ours.at(0.0) - values[0]) < 0.01
+    assert fmean(values) == pytest.approx(fmean(ours.at((i + 0.5) / n) for i in range(n)), abs=0.002)
+
+
+def test_the_measured_distribution_of_iproute2_can_be_used():
+    paths = glob.glob("/usr/lib/*/tc/experimental.dist") + glob.glob("/usr/lib/tc/experimental.dist")
+    if not paths:
+        pytest.skip("iproute2's tables are not installed: apt install iproute2")
+    table = Table.read(paths[0])
+    found = delays(Delay(0.1, jitter=0.01, spread=table))
+
+    # the distance of the stepped function from its own steps: every value is one of 4,096
+    ordered, n = sorted(found), len(table.values)
+    steps = [0.1 + 0.01 * value for value in table.values]
+    worst = max(
+        abs(
+            bisect.bisect_right(ordered, step + 1e-12) / FRAMES - bisect.bisect_right(steps, step + 1e-12) / n
+        )
+        for step in steps
+    )
+    assert worst < ks_bound()
+
+
 def test_reordering_with_a_gap():
     """At the earliest every fifth may overtake, and then it does with probability 1/4."""
     gap, probability = 5, 0.25
@@ -278,6 +392,20 @@ def test_reordering_with_a_gap():
     assert abs(fmean(distances) - mean) < SIGMAS * deviation / math.sqrt(len(distances))
     assert bed.numbers[len(early) :] == sorted(set(range(1, FRAMES + 1)) - set(early))
     bed.check()
+
+
+def test_correlated_reordering_keeps_its_share_and_comes_in_bunches():
+    probability, rho = 0.2, 0.5
+    bed = Bed(Delay(10.0), Reorder(probability, correlation=rho))
+    bed.send(FRAMES)
+    early = set(bed.numbers)
+    flags = [number in early for number in range(1, FRAMES + 1)]
+
+    assert abs(sum(flags) / FRAMES - probability) < share_bound(probability, inflation=(1 + rho) / (1 - rho))
+    after = rho + (1 - rho) * probability
+    pairs = Counter(itertools.pairwise(flags))
+    hits = pairs[True, True] + pairs[True, False]
+    assert abs(pairs[True, True] / hits - after) < share_bound(after, hits)
 
 
 def test_a_wrong_parameter_is_noticed():

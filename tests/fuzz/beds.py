@@ -317,7 +317,7 @@ def faulty():
     made.cable.impairer = Faults(world.clock, 7)
     made.cable.impair(
         Corrupt(0.3, bits=3),
-        Corrupt(0.3, field="ip.ttl"),
+        Corrupt(0.3, field="IP.ttl"),
         Truncate(0.3),
         Duplicate(0.2, copies=2),
         Loss(0.05),

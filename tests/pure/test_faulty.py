@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from iflab.drivers import TapNic
 from iflab.drivers.faulty import (
     ChangingMac,
     FailingIoctl,
@@ -385,6 +387,75 @@ def test_one_that_vanishes_in_the_midst_of_everything_leaves_no_timer_that_harms
 # together
 
 
+class Marked(TapNic):
+    """Somebody's own NIC: it signs what it sends."""
+
+    def send(self, m: bytes) -> None:
+        super().send(m + b"!")
+
+
+def test_faults_compose_with_a_nic_of_ones_own():
+    class Bad(StallingStart, FailingIoctl, Marked):
+        pass
+
+    bench = Bench(Bad)
+    bench.nic.stall(1.0, after=1)
+    bench.nic.fail_ioctl("SIOCSIFMTU", errno.EIO)
+    bench.send("a", "b")
+    assert code(bench.ioctl, "SIOCSIFMTU", ifr_mtu=1400) == errno.EIO
+    assert bench.peer.texts == ["a!"]
+    bench.clock.advance(1)
+
+    assert bench.peer.texts == ["a!", "b!"]
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["filter first", "ring first"])
+def test_what_strikes_a_frame_is_told_with_the_frame(first):
+    """Also of a frame that stood in the ring before it came to the filter."""
+    order = (LeakyFilter, LosesInterrupts) if first else (LosesInterrupts, LeakyFilter)
+    bench = Bench(type("Two", (*order, FlappingLink), {}))
+    told: list[tuple[str, str]] = []
+    bench.faults.nic_listeners.append(
+        lambda struck: told.append(
+            (struck.cause, struck.frame[24:].decode() if struck.frame else str(struck))
+        )
+    )
+    ends = []
+    bench.cable.add_tap(lambda end, m: None)
+    bench.faults.nic_listeners.append(lambda struck: ends.append(struck.end))
+    bench.nic.leak(through=1.0)
+    bench.nic.lose_interrupts(1.0, ring=2)
+    bench.hear("a", "b", "c", dst=GROUP)
+    bench.nic.lose_interrupts(0.0)
+    bench.nic.flap((1.0,))
+    bench.hear("d")
+
+    assert told == [
+        ("interrupt", "a"),
+        ("interrupt", "b"),
+        ("ring full", "c"),
+        ("interrupt", "c"),
+        ("let through", "a"),
+        ("let through", "b"),
+        ("flap", "alice:em0: link flaps"),
+        ("dark", "d"),
+    ]
+    peer = bench.peer.end
+    assert ends == [peer, peer, peer, peer, None, None, None, peer]  # what stood in the ring came before
+    assert bench.nic.struck == Counter(cause for cause, _ in told)
+
+
+def test_a_listener_to_the_faults_of_nics_that_fails_harms_nothing(caplog):
+    bench = Bench()
+    bench.faults.nic_listeners.append(lambda struck: 1 / 0)
+    bench.nic.lose_interrupts(1.0)
+    bench.hear("a")
+    bench.nic.lose_interrupts(0.0)
+
+    assert bench.host.got == ["a"]
+    assert "a listener to faults failed" in caplog.text
+
+
 def test_what_strikes_is_in_the_record(tmp_path):
     bench = Bench()
     bench.faults.record(tmp_path / "x.record")
@@ -406,6 +477,8 @@ def test_what_strikes_is_in_the_record(tmp_path):
     ("order", "text"),
     [
         (lambda nic: nic.fail_ioctl("X", -5), "no errno"),
+        (lambda nic: nic.fail_ioctl("SIOCSIFMUT", 5), "did you mean SIOCSIFMTU"),
+        (lambda nic: nic.fail_ioctl("SIOCSIFNAME", 5), "SIOCSIFNAME never comes to a driver"),
         (lambda nic: nic.fail_ioctl("X", 5, nth=0), "1 or more"),
         (lambda nic: nic.stall(-1), "0 or more"),
         (lambda nic: nic.stall(1, after=-1), "0 or more"),

@@ -47,11 +47,26 @@ def test_wrong_values_name_the_parameter_and_its_type(tmp_path):
         ("def scenario(lab, n): ...", "the parameter n has no default"),
         ("import nowhere_at_all", "does not load: ModuleNotFoundError"),
         ("def scenario(lab", "does not load: SyntaxError"),
+        ("import sys\nsys.exit(0)", r"does not load: SystemExit: 0 \(line 2\)"),
     ],
 )
 def test_files_that_are_no_scenario_say_why(tmp_path, text, complaint):
     with pytest.raises(ScenarioError, match=complaint):
         load(write(tmp_path, text))
+
+
+def test_one_that_does_not_load_hides_no_other(tmp_path, monkeypatch):
+    folder = tmp_path / "scenarios"
+    folder.mkdir()
+    (folder / "90_exits.py").write_text("raise SystemExit(0)\n")
+    (folder / "91_good.py").write_text("def scenario(lab): ...\n")
+    monkeypatch.chdir(tmp_path)
+    unfit = []
+
+    found = list_scenarios(unfit.append)
+
+    assert [s.name for s in found][:2] == ["good", "first_ping"]
+    assert "90_exits.py does not load: SystemExit: 0" in str(unfit[0])
 
 
 def test_an_unknown_scenario_lists_those_there_are():

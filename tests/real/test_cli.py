@@ -75,6 +75,39 @@ def test_an_assertion_that_fails_is_told_with_its_line(tmp_path):
     assert "wrong: FAILED at wrong.py line 3: assert n == 2" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def scenario(lab):\n    raise SystemExit(0)\n", "FAILED at wrong.py line 2: raise SystemExit(0)"),
+        (
+            "class Odd(BaseException): ...\ndef scenario(lab):\n    raise Odd('odd')\n",
+            "FAILED at wrong.py line 3: raise Odd('odd')  Odd: odd",
+        ),
+        (
+            "SCHEDULE = 5\ndef scenario(lab): ...\n",
+            "FAILED at SCHEDULE of wrong.py: a schedule of 5; write a list",
+        ),
+        (
+            "SCHEDULE = [(0.1, 'cable0.cut'), ('soon', print)]\ndef scenario(lab): ...\n",
+            "FAILED at SCHEDULE of wrong.py: row 2 of the schedule begins with 'soon'",
+        ),
+        (
+            "import time\nSCHEDULE = [(0.0, 'cable9.cut')]\ndef scenario(lab):\n    time.sleep(0.3)\n",
+            "FAILED at its schedule: cable9.cut() failed: LabError: 'cable9.cut' names nothing to call",
+        ),
+    ],
+    ids=["exit", "odd", "no table", "wrong row", "wrong name"],
+)
+def test_whatever_a_scenario_does_instead_of_coming_to_its_end_it_has_not_held(tmp_path, text, said):
+    path = tmp_path / "wrong.py"
+    path.write_text(text)
+
+    done = iflab("run", str(path))
+
+    assert done.returncode == 1, done.stderr
+    assert said in done.stdout
+
+
 def test_a_scenario_that_raises_is_told_with_its_traceback(tmp_path):
     path = tmp_path / "wrong.py"
     path.write_text("def scenario(lab):\n    {}['key']\n")

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import math
+import re
 import socket
 import statistics
 import struct
@@ -34,6 +35,7 @@ from iflab.faults import (
     Duplicate,
     Every,
     FaultError,
+    GilbertElliott,
     LoseEvery,
     Loss,
     Mtu,
@@ -290,6 +292,51 @@ def test_a_lab_is_replayed_frame_for_frame(tmp_path):
     assert abs(len(set(first)) - len(set(second))) <= 10  # but for what Linux says unasked
 
 
+def test_a_tcp_transfer_is_replayed_frame_for_frame_with_another_timing(tmp_path):
+    """The replay's cable is longer and its engine is busy: what each frame meets is the same."""
+    size = 500_000
+
+    def run(path, replay, delay):
+        with Lab(seed=9, replay=replay) as lab:
+            lab.record(path)
+            alice, bob, cable = lab.pair(A, B)
+            cable.impair(
+                Loss(0.01),
+                GilbertElliott(0.002, 0.3),
+                Duplicate(0.01),
+                Corrupt(0.003),
+                Reorder(0.02, correlation=0.3),
+                Delay(0.002, jitter=0.001, spread="pareto", correlation=0.5),
+                Rate(50e6, frames=40),
+                towards=bob.nics["em0"],
+            )
+            cable.impair(LoseEvery(50), Delay(0.001, jitter=0.0005), towards=alice.nics["em0"])
+            if delay:
+                cable.set_delay(delay)
+                lab.every(0.01, time.sleep, 0.004)
+            assert bob.fetch(alice.serve(bytes_=size)).wait(timeout=60) == size
+        return lab.faults.replayed
+
+    one, two = tmp_path / "one.record", tmp_path / "two.record"
+    run(one, None, 0)
+    replayed = run(two, one, 0.003)
+
+    first, second = Record.read(one), Record.read(two)
+    shared = 0
+    for direction, history in first.histories.items():
+        again = second.histories[direction]
+        last = min(history.last, again.last)
+        assert last > 100
+        before, after = (
+            {key: what for key, what in each.decisions.items() if key[0] <= last} for each in (history, again)
+        )
+        assert after == before
+        shared += len(before)
+    assert replayed == shared
+    kinds = {key[2] for history in first.histories.values() for key in history.decisions}
+    assert kinds >= {"loss", "duplicate", "reorder", "delay", "loseevery"}
+
+
 SCENARIO = '''"""A lossy cable."""
 
 from iflab.faults import Loss
@@ -320,9 +367,19 @@ def test_the_command_line_records_and_replays(tmp_path):
     assert (about["seed"], about["parameters"]) == (3, {"loss": 0.5, "count": 5})
     assert (tmp_path / "x.pcapng.record").stat().st_mode & 0o777 == 0o600
 
-    again = iflab("replay", "x.pcapng.record")
+    again = iflab("replay", "x.pcapng.record", "--pcap", "y.pcapng", "--report", "y.html")
     assert again.returncode == 0, again.stderr
     assert "replaying x.pcapng.record: seed 3" in again.stdout
+    made = re.search(r"(\d+) of (\d+) decisions were made again", again.stdout)
+    assert 0 < int(made[1]) <= int(made[2])
+    record = Record.read(tmp_path / "y.pcapng.record")
+    assert (record.seed, record.about["parameters"]) == (3, {"loss": 0.5, "count": 5})
+    assert "lossy" in (tmp_path / "y.html").read_text()
+    for words in (["--pcap", "x.pcapng"], ["--record", "x.pcapng.record"]):
+        over = iflab("replay", "x.pcapng.record", *words)
+        assert over.returncode == 2
+        assert "x.pcapng.record is what is to be replayed" in over.stderr
+    assert Record.read(tmp_path / "x.pcapng.record").ended
     assert "--seed 3 --set loss=0.5 --set count=5" in again.stdout
 
     (tmp_path / "bad.record").write_text("hello\n")

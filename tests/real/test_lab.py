@@ -47,6 +47,30 @@ def test_a_ping_that_nobody_answers(lab):
         alice.ping("nobody")
 
 
+def test_pings_are_sent_at_their_interval_whether_or_not_others_were_answered(lab):
+    alice, bob, cable = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    alice.ping("192.0.2.2")
+    cable.set_delay(0.25)
+    # ten octets of Ethernet, IP and ICMP headers before the sequence number: the third and the fourth are lost
+    cable.add_hook(
+        lambda frame: frame.raw[12:14] != b"\x08\0" or frame.raw[40:42] not in (b"\0\2", b"\0\3"),
+        towards=bob.nics["em0"].if_softc,
+    )
+    began = time.monotonic()
+
+    result = alice.ping("192.0.2.2", 20, interval=0.02, timeout=5)
+
+    assert (result.sent, result.received) == (20, 18)
+    assert len(result.times) == len(result.rtts) == 18
+    assert all(rtt >= 0.5 for rtt in result.rtts)
+    assert result.times == sorted(result.times)
+    assert all(
+        when >= 0.02 * number for when, number in zip(result.times, (0, 1, *range(4, 20)), strict=True)
+    )
+    assert result.times[-1] < 0.5 * 20 * 0.9  # one after the other they would take ten seconds
+    assert time.monotonic() - began >= 5  # those that are lost are waited for
+
+
 def test_run_gives_output_and_status(lab):
     alice = lab.host("alice")
 

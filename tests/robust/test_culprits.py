@@ -1,5 +1,6 @@
 """What a user's code does wrong harms only itself, and the user sees who it was."""
 
+import os
 import re
 import threading
 import time
@@ -56,6 +57,16 @@ def test_a_call_that_blocks_the_engine_is_named_with_its_traceback(engine, caplo
     assert engine.watchdog.count == 1
     assert "slow_hook" in caplog.text
     assert "stops everything" in caplog.text
+
+
+def test_who_blocks_again_and_again_shows_his_traceback_once(engine, caplog):
+    for number in (1, 2):
+        engine.call_soon(lambda: slow_hook(0.4 * PATIENCE))
+        eventually(lambda number=number: caplog.text.count("over after") == number)
+
+    assert engine.watchdog.count == 2
+    assert caplog.text.count("in slow_hook\n    time.sleep(seconds)") == 1
+    assert caplog.text.count("stops everything, again") == 1
 
 
 def test_a_thread_that_keeps_the_lock_is_named_and_not_the_engine_that_waits_for_it(engine):
@@ -263,6 +274,56 @@ def test_a_driver_that_answers_nonsense_or_raises_loses_its_frame_and_counts_it(
 
     assert ifp.if_oerrors == 1
     assert "if_transmit" in caplog.text
+
+
+def fails(self, *args, **options):
+    raise Ended("burnt")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "if_start",
+        "if_init",
+        "if_ioctl",
+        "if_detached",
+        "prepare",
+        "send",
+        "receive",
+        "accepts",
+        "to_host",
+        "link_change",
+    ],
+)
+def test_a_nic_that_fails_at_anything_harms_only_itself(lab, name, caplog):
+    """The others talk on, the culprit is told, and when it is gone nothing is left of it."""
+    bad = type("Bad", (TapNic,), {name: fails})
+    bob, carol, alice = (lab.host(each) for each in ("bob", "carol", "alice"))
+    nics = [bob.nic("em0", "192.0.2.2/24"), carol.nic("em0", "192.0.2.3/24")]
+    alice.run("true")  # its namespaces are open from now on
+    fds = len(os.listdir("/proc/self/fd"))
+    em0, told = None, ""
+    try:
+        em0 = alice.nic("em0", "192.0.2.1/24", driver=bad)
+    except BaseException as error:
+        told = str(error)
+    hub = lab.segment(*nics, *([em0] if em0 is not None else []))
+
+    assert bob.ping("192.0.2.3", 2, interval=0.01, timeout=5 * PATIENCE).received == 2
+    if em0 is not None:
+        alice.ping("192.0.2.2", timeout=0.1)
+        em0.if_detach()
+        em0.if_free()
+    told += caplog.text
+    assert bob.ping("192.0.2.3", 2, interval=0.01, timeout=5 * PATIENCE).received == 2
+
+    assert "burnt" in told
+    assert alice.nics == {}
+    assert "em0" not in alice.run("ip -o link").stdout
+    assert hub.account().balances()
+    lab.wait_for_closers()
+    eventually(lambda: len(os.listdir("/proc/self/fd")) == fds)
+    lab.check()
 
 
 def test_a_port_that_fails_at_every_question_can_still_be_plugged_and_pulled(caplog):

@@ -11,7 +11,7 @@ import pytest
 from iflab import Lab, Missing
 from iflab.faults import Delay, Loss
 from iflab.linux import Netlink
-from iflab.net import IFF, is_unfinished
+from iflab.net import IFF, Ifreq, UserBuffer, is_unfinished
 
 from ..linux_tools import eventually
 from ..pure.devices import World, framed
@@ -174,6 +174,44 @@ def test_a_lab_whose_end_fails_somewhere_takes_everything_else_down():
     assert sleeper.poll() is not None
     assert len(os.listdir("/proc/self/fd")) == fds
     assert not lab.engine._thread.is_alive()
+
+
+def test_a_nic_that_is_plugged_in_elsewhere_finishes_its_frames_there(lab):
+    """On the cable super-frames passed whole; the hub takes none, and the kernel must hear of that."""
+    alice, bob, cable = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    others = [lab.host(f"h{n}").nic("em0") for n in range(2)]
+    hub = lab.segment(*others)
+    nics = [host.nics["em0"].if_softc for host in (alice, bob)]
+    assert nics[0].end.accepts
+    # what was queued before an offload was taken off is finished anyway: wait until that is over
+    eventually(lambda: alice.ping("192.0.2.2").received and not any(nic._stale_until for nic in nics))
+
+    for nic in nics:
+        cable.unplug(nic)
+        hub.plug(nic)
+    lab.wait_links()
+
+    assert bob.fetch(alice.serve(bytes_=1_000_000)).wait(timeout=20) == 1_000_000
+    assert hub.account().dropped.keys() <= {"unplugged"}
+    assert hub.account().balances()
+
+
+def test_flags_read_during_a_rename_and_written_back_leave_no_interface_behind(lab):
+    """``IFF_RENAMING`` stayed set, and nobody heard of the interface's departure any more."""
+    alice, bob = lab.host("alice"), lab.host("bob")
+    em0 = alice.nic("em0", "192.0.2.1/24")
+    alice.vnet.ioctl("SIOCSIFFLAGS", Ifreq("em0", ifr_flags=em0.if_flags | IFF.RENAMING))
+    alice.vnet.ioctl("SIOCSIFNAME", Ifreq("em0", ifr_buffer=UserBuffer(8, "up0")))
+    assert em0.if_flags & IFF.RENAMING == 0
+    alice.vnet.ioctl("SIOCSIFFLAGS", Ifreq("up0", ifr_flags=em0.if_flags | IFF.RENAMING))
+
+    em0.if_vmove(bob.vnet)
+    assert (alice.stack.interfaces(), bob.stack.interfaces()) == ([], [em0])
+    em0.if_detach()
+    em0.if_free()
+
+    assert bob.stack.interfaces() == []
+    lab.check()
 
 
 def test_a_detach_comes_to_its_end_whatever_the_protocols_refuse(lab, monkeypatch):

@@ -66,10 +66,13 @@ def test_the_ledger_finds_a_frame_that_nobody_counted():
     ledger.check_wire(cable)
     cable.ends[a].flow.drop("")
     ledger.check_wire(cable)
+    cable.ends[a].flow.drop("unfinished")
+    ledger.check_wire(cable)
 
-    assert len(ledger.errors) == 3
+    assert len(ledger.errors) == 6  # each time one error more
     assert "does not balance" in ledger.errors[0]
     assert "without a cause" in ledger.errors[2]
+    assert "the lab itself lost frames (unfinished)" in ledger.errors[5]
 
 
 def test_the_ledger_follows_plugs():
