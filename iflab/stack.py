@@ -27,7 +27,7 @@ import socket
 import struct
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -195,6 +195,8 @@ class LinuxStack(Stack):
         self.group_name: Callable[[int], str] = lambda number: ""
         """The other way round; empty for no group."""
         self.owe: Callable[[set[Ifnet], Exception], None] = lambda ifps, error: None
+        self.doubt: Callable[[Ifnet], None] = lambda ifp: None
+        """Told of an interface of which a notice was taken to be old: it is to be looked at when all was told."""
         """Told what could not be read and must be later; set by the ``Listener``."""
         self.find: Callable[[int | None], LinuxStack | None] = lambda inode: None
         """The stack of the namespace with that inode; set by the ``Listener``."""
@@ -212,6 +214,8 @@ class LinuxStack(Stack):
         self._loopback_routes: dict[tuple[bytes, int], Rtentry] = {}
         self._applying: Ifnet | None = None
         """The interface that follows what its host joined."""
+        self._rules: set[tuple[str, int]] = set()
+        """Names and tables for which rules were made."""
         self._untold: Counter[tuple[int, _AddressKey, bool]] = Counter()
         """Addresses that were added (True) or deleted from here, and whose notices have not come by yet."""
         self._untold_since = 0.0
@@ -241,8 +245,7 @@ class LinuxStack(Stack):
         nic.on_groups = self._push_groups
         nic.on_change = self._note
         nic.own_group = self.shown_group
-        if ifp.if_fib and not self.foreign:
-            self._route_by_fib(ifp.if_xname, 0, ifp.if_fib)
+        self._route_by_fibs()
         self.push_group_number(ifp)
         self._note(ifp)
 
@@ -252,8 +255,7 @@ class LinuxStack(Stack):
         self._groups.pop(ifp, None)
         index = ifp.if_softc.tap.ifindex
         self._untold = Counter({key: count for key, count in self._untold.items() if key[0] != index})
-        if ifp.if_fib and not self.foreign:  # rules go by name and outlast the device
-            self._route_by_fib(ifp.if_xname, ifp.if_fib, 0)
+        self._route_by_fibs()
 
     def _note(self, ifp: Ifnet) -> None:
         self.journal.note(ifp, ifnet_account(ifp), kernel=False)
@@ -280,12 +282,11 @@ class LinuxStack(Stack):
             with Netlink(self.netns) as netlink:
                 self._ask(netlink, nic, what, value)
         if what == "fib":
-            self._route_by_fib(ifp.if_xname, ifp.if_fib, value)
+            self._only_ours(f"a rule for {ifp.if_xname}")
+            self._route_by_fibs({ifp: (ifp.if_xname, value)})
         elif what == "name":
             nic.name, nic.tap.name = f"{self.vnet.name}:{value}", value
-            if ifp.if_fib and not self.foreign:  # the kernel's rules go by name
-                self._route_by_fib(ifp.if_xname, ifp.if_fib, 0)
-                self._route_by_fib(value, 0, ifp.if_fib)
+            self._route_by_fibs({ifp: (value, ifp.if_fib)})
 
     def _ask(self, netlink: Netlink, nic: TapNic, what: str, value: Any) -> None:
         """Ask the kernel for a change of the netdev, unless that is so already."""
@@ -297,34 +298,40 @@ class LinuxStack(Stack):
         elif what == "lladdr" and link.mac != value:
             netlink.link_set(link.index, mac=value)
 
-    def _route_by_fib(self, name: str, old: int, new: int) -> None:
-        """What arrives on the netdev is routed by the table of its fib (``ip rule show``). Refused, nothing is changed."""
-        self._only_ours(f"a rule for {name}")
-        done: list[socket.AddressFamily] = []
+    def _route_by_fibs(self, soon: Mapping[Ifnet, tuple[str, int]] | None = None) -> None:
+        """What arrives on a netdev is routed by the table of its fib (``ip rule show``). Refused, nothing is changed.
+
+        The kernel's rules go by name and outlast the device, so all that were made
+        here are held against all that there are; ``soon``: an interface that is
+        about to have that name and fib.
+        """
+        there = {ifp: (ifp.if_xname, ifp.if_fib) for ifp in self._nics.values()} | dict(soon or {})
+        wanted = set() if self.foreign else {(name, fib) for name, fib in there.values() if fib}
+        if wanted == self._rules:
+            return
+        made: list[tuple[str, int]] = []
         with Netlink(self.netns) as netlink:
             try:
-                for family in (socket.AF_INET, socket.AF_INET6):
-                    self._change_rule(netlink, family, name, old, new)
-                    done.append(family)
-            except OSError as error:
-                if done and error.errno in _NO_SUCH_FAMILY:
-                    return  # a kernel without IPv6
-                for family in done:
-                    self._change_rule(netlink, family, name, new, old)
+                for name, fib in wanted - self._rules:
+                    made.append((name, fib))
+                    self._change_rule(netlink.rule_add, errno.EEXIST, name, fib)
+            except OSError:
+                for name, fib in made:
+                    self._change_rule(netlink.rule_del, errno.ENOENT, name, fib)
                 raise
+            for name, fib in self._rules - wanted:
+                self._change_rule(netlink.rule_del, errno.ENOENT, name, fib)
+        self._rules = wanted
 
     @staticmethod
-    def _change_rule(netlink: Netlink, family: int, name: str, old: int, new: int) -> None:
-        for table, change, harmless in (
-            (old, netlink.rule_del, errno.ENOENT),
-            (new, netlink.rule_add, errno.EEXIST),
-        ):
-            if table:
-                try:
-                    change(name, table, family=family)
-                except OSError as error:
-                    if error.errno != harmless:
-                        raise
+    def _change_rule(change: Callable[..., None], harmless: int, name: str, fib: int) -> None:
+        for family in (socket.AF_INET, socket.AF_INET6):
+            try:
+                change(name, fib, family=family)
+            except OSError as error:
+                without_ipv6 = family is socket.AF_INET6 and error.errno in _NO_SUCH_FAMILY
+                if error.errno != harmless and not without_ipv6:
+                    raise
 
     def _ruled(self, netlink: Netlink) -> set[tuple[str | None, int]]:
         """Devices and tables for which there is a rule of every family that the kernel knows."""
@@ -731,6 +738,7 @@ class LinuxStack(Stack):
         record, new = change.record, change.kind.startswith("new")
         if isinstance(record, Addr):
             if self._is_old(record, new):
+                self.doubt(ifp)
                 return
             ifa = self._find(ifp, *_key(record))
             if not new and ifa is not None:
@@ -748,6 +756,11 @@ class LinuxStack(Stack):
                     if_delmulti_ifma(held.pop(key))
             finally:
                 self._applying = before
+
+    def pass_over(self, change: Change) -> None:
+        """A notice that need not be applied, because everything is read afresh."""
+        if isinstance(change.record, Addr):
+            self._is_old(change.record, change.kind.startswith("new"))
 
     def _is_old(self, addr: Addr, new: bool) -> bool:
         """True while a later change of ours to the same address is still to be told: what is told now is past."""
@@ -1055,6 +1068,7 @@ class Listener:
         stack.journal = self.journal
         stack.hear = self.readable
         stack.owe = functools.partial(self._owe, stack)
+        stack.doubt = functools.partial(self._look_later, stack)
         stack.find = self._by_inode
 
     def forget(self, stack: LinuxStack) -> None:
@@ -1099,7 +1113,9 @@ class Listener:
             if not found.agrees(ifp, link):
                 dirty.setdefault(found, set()).add(ifp)
         for found, ifp, change in changes:
-            if ifp not in dirty.get(found, ()):
+            if ifp in dirty.get(found, ()):
+                found.pass_over(change)
+            else:
                 try:
                     found.apply_change(ifp, change)
                 except Exception as error:
@@ -1123,9 +1139,13 @@ class Listener:
             report(_log, error, "what the kernel told of %s could not be followed", name)
             return
         _log.warning("%s cannot be read now, and will be later: %s", name, error)
+        for ifp in ifps:
+            self._look_later(stack, ifp)
+
+    def _look_later(self, stack: LinuxStack, ifp: Ifnet) -> None:
         if not self._owed:
             self.later()
-        self._owed.setdefault(stack, set()).update(ifps)
+        self._owed.setdefault(stack, set()).add(ifp)
 
     def _witness(self, ifp: Ifnet, change: Change) -> None:
         record = change.record

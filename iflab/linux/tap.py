@@ -167,6 +167,11 @@ class Tap:
         finally:
             os.close(fd)
 
+    def _present_name(self) -> str:
+        found = bytearray(40)
+        self._ioctl(_TUNGETIFF, found, "name")
+        return os.fsdecode(bytes(found[:16]).split(b"\0", 1)[0])
+
     def look_up(self, netns: Netns) -> None:
         """Find name and index anew, after a move to ``netns``: somebody may have given it another name meanwhile.
 
@@ -174,12 +179,13 @@ class Tap:
         """
         with netns.entered():
             for _ in range(10):
-                found = bytearray(40)
-                self._ioctl(_TUNGETIFF, found, "name")
-                name = os.fsdecode(bytes(found[:16]).split(b"\0", 1)[0])
+                name = self._present_name()
                 with contextlib.suppress(OSError):
-                    self.ifindex = _index_of(name)
-                    return
+                    index = _index_of(name)
+                    # Another device may have that name here when this one has moved on.
+                    if self.netns_inode() == netns.inode and self._present_name() == name:
+                        self.ifindex = index
+                        return
         raise KernelRefused(errno.ENODEV, f"{self.name} in {netns.name or 'this namespace'}")
 
     def set_sndbuf(self, octets: int) -> None:
