@@ -729,6 +729,8 @@ class LinuxStack(Stack):
             target.look(ifp)
         except OSError as error:  # moved on, perhaps: it is the other host's to look again
             target.owe({ifp}, error)
+        else:
+            target.doubt(ifp)  # a notice that it moved on may have come before it was known here
 
     def apply_change(self, ifp: Ifnet, change: Change) -> None:
         """Apply a notice of an address or a group that came or went.
