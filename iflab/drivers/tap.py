@@ -570,7 +570,7 @@ class TapNic(Driver):
         """The second half of ``_express``: what wires and NICs on the way would do, left out one by one."""
         ends, hops, peer = way
         first = ends[0]
-        fd, write, gate = peer.tap.fd, os.write, first.gate
+        gate = first.gate
         if gate is None:
             for end in ends:
                 for heard in end.listeners:
@@ -586,23 +586,30 @@ class TapNic(Driver):
                 nic.ifp.if_ipackets += len(frames)
                 nic.ifp.if_ibytes += octets
                 nic.ifp.if_bridge.carried(*hop, len(frames), octets)
-            peer._count_in(frames, pair, octets)
+            peer._take(frames, pair, octets)
+            return
+        # The hook looks at all of them first: frames that are written in one go cost their host less.
+        passed: list[Mbuf] = []
         for m in frames:
-            if gate is not None:
-                if first.gate is not gate or not peer._running:  # a hook changed the lab
-                    first.send(m)
-                    continue
-                if not gate(m):
-                    continue
-                peer._count_in([m], pair, len(m) - PKTHDR)
-            try:
-                write(fd, m)  # last: whoever is woken by it finds the frame counted
-            except OSError as error:
-                peer._write_failed(error)
+            changed = first.gate is not gate or not peer._running  # by the hook
+            rest = functools.partial(first.send, m) if changed else gate(m)
+            if rest is None:
+                passed.append(m)
+            else:
+                peer._take(passed, pair, sum(map(len, passed)) - PKTHDR * len(passed))  # nothing overtakes
+                passed = []
+                rest()
+        peer._take(passed, pair, sum(map(len, passed)) - PKTHDR * len(passed))
 
-    def _count_in(self, frames: list[Mbuf], pair: bytes, octets: int) -> None:
-        """Count frames for this host: of ``pair``, the addresses that all of them have, or of any."""
-        ifp = self.ifp
+    def _take(self, frames: list[Mbuf], pair: bytes, octets: int) -> None:
+        """Hand frames that came straight to the host; they have the addresses ``pair``, or any."""
+        if not frames:
+            return
+        if not self._running:  # a hook has stopped it, or taken it away
+            for m in frames:
+                self.receive(m)
+            return
+        ifp, fd, write = self.ifp, self.tap.fd, os.write
         ifp.if_ipackets += len(frames)
         ifp.if_ibytes += octets
         if not pair:
@@ -611,6 +618,11 @@ class TapNic(Driver):
         elif (ifa := ifp.if_addrhead.with_octets(pair[4:])) is not None:
             ifa.ifa_ipackets += len(frames)
             ifa.ifa_ibytes += octets - 14 * len(frames)
+        for m in frames:
+            try:
+                write(fd, m)  # after counting: whoever is woken by it finds the frame counted
+            except OSError as error:
+                self._write_failed(error)
 
     def _sends_straight(self) -> bool:
         """Nothing on the way out has a say: neither queue nor driver."""

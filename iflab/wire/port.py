@@ -100,9 +100,9 @@ class End:
         self.send: Callable[[Mbuf], None] = self._unbound
         self.straight_to: Port | None = None
         """The one port that gets every frame at once and untouched; None when something is in the way."""
-        self.gate: Callable[[Mbuf], bool] | None = None
-        """On the straight way stands one hook: ask here for each frame. True: counted as delivered, hand it over;
-        False: the frame was taken care of."""
+        self.gate: Callable[[Mbuf], Callable[[], None] | None] | None = None
+        """On the straight way stands one hook: ask here for each frame. None: it passes, and counts as delivered; hand
+        it over. Else what is still to be done with it, after those before it were handed over."""
         self.listeners: tuple[Callable[[End, list[Mbuf]], None], ...] = ()
         """They want to hear what goes straight."""
         self.accepts = 0

@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import islice
 from typing import Any, Protocol
 
@@ -525,11 +526,10 @@ class Wire:
         flow, port, now, fn = end.flow, other.port, self.clock.now, hook.fn
         receive = port.receive
 
-        def gate(m: Mbuf) -> bool:
+        def gate(m: Mbuf) -> Callable[[], None] | None:
             length = len(m)
             if not _MBUF_MIN <= length <= _MBUF_MAX or m[0] & 1 or m[1]:
-                winding(m)
-                return False
+                return partial(winding, m)
             flow.sent += 1
             flow.octets += length - PKTHDR
             flow.in_flight += 1
@@ -537,8 +537,7 @@ class Wire:
             try:
                 answer = fn(frame)
             except BaseException as error:
-                self._hook_failed(hook, end, port, m, error)
-                return False
+                return partial(self._hook_failed, hook, end, port, m, error)
             if (
                 (answer is None or answer is True)
                 and frame._m is m
@@ -547,13 +546,14 @@ class Wire:
             ):
                 flow.in_flight -= 1
                 flow.delivered += 1
-                return True
-            for each in self._through_hooks([hook], end, port, m, (frame, answer)):
-                self._after_hooks(end, other, each)
-            return False
+                return None
+            return partial(self._answered, hook, end, other, m, (frame, answer))
 
         def hooked(m: Mbuf) -> None:
-            if gate(m):
+            rest = gate(m)
+            if rest is not None:
+                rest()
+            else:
                 try:
                     receive(m)
                 except BaseException as error:
@@ -561,6 +561,10 @@ class Wire:
 
         end.straight_to, end.gate = port, gate
         return hooked
+
+    def _answered(self, hook: Hook, end: End, other: End, m: Mbuf, asked: tuple[Frame, Any]) -> None:
+        for each in self._through_hooks([hook], end, other.port, m, asked):
+            self._after_hooks(end, other, each)
 
     def _hook_failed(self, hook: Hook, end: End, port: Port, m: Mbuf, error: BaseException) -> None:
         self.lose(end, port, m, "hook error")
