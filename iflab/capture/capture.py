@@ -30,7 +30,7 @@ from iflab.net import BpfSide, BpfTap, Ifnet, bpfattach, bpfdetach
 from iflab.net.mbuf import PKTHDR, Mbuf
 from iflab.wire import HOOK, End, Port, UnderWay, Watched, Wire
 
-from .files import INBOUND, OUTBOUND, SNAPLEN, Interface, PcapFile, PcapngFile
+from .files import INBOUND, OUTBOUND, SNAPLEN, Interface, PcapFile, PcapngFile, packets
 
 if TYPE_CHECKING:
     from iflab.faults import NicStruck, Struck
@@ -282,7 +282,7 @@ class Capture:
             _log.exception("the capture %s ends after %d frames", self.path, self.frames)
 
     def _write_out(self, everything: bool) -> None:
-        records, packet, end = self._records, self._format.packet, PKTHDR + self.snaplen
+        records, packet, part = self._records, self._format.packet, slice(PKTHDR, PKTHDR + self.snaplen)
         blocks: list[bytes] = []
         remarks: list[str] = []
         late = time.monotonic_ns() - int(PATIENCE * 1e9)
@@ -304,10 +304,12 @@ class Capture:
             when, number = record.heard + self._epoch, record.interface
             comments = [*remarks, *record.comments]
             remarks.clear()
-            for m in record.frames:
-                self._waiting -= len(m)
-                blocks.append(packet(number, when, m[PKTHDR:end], len(m) - PKTHDR, record.flags, comments))
-                comments = []
+            frames = record.frames
+            self._waiting -= sum(map(len, frames))
+            if comments:  # of the first one
+                m, *frames = frames
+                blocks.append(packet(number, when, m[part], len(m) - PKTHDR, record.flags, comments))
+            blocks += packets(self._format, number, when, frames, part, record.flags)
             if len(blocks) >= 2000:
                 self._write(*blocks)
                 blocks.clear()

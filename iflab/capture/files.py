@@ -8,10 +8,10 @@ comments, statistics) take longer for a frame than its whole way through a cable
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["INBOUND", "OUTBOUND", "Interface", "PcapFile", "PcapngFile"]
+__all__ = ["INBOUND", "OUTBOUND", "Interface", "PcapFile", "PcapngFile", "packets"]
 
 INBOUND, OUTBOUND = 1, 2
 LINKTYPE_ETHERNET = 1
@@ -56,8 +56,38 @@ def _block(kind: int, body: bytes) -> bytes:
     return struct.pack("<II", kind, size) + body + struct.pack("<I", size)
 
 
+def packets(
+    form: type[PcapngFile] | type[PcapFile],
+    interface: int,
+    time_ns: int,
+    frames: Sequence[bytes],
+    part: slice,
+    flags: int,
+) -> list[bytes]:
+    """``form.packet`` of frames that were heard together; ``part`` of each is its octets, from the first or a later one.
+
+    What stands before and behind the octets depends on their number alone, and is made once for all of one length.
+    """
+    around: dict[int, tuple[bytes, bytes]] = {}
+    before = part.start or 0
+    blocks = []
+    for m in frames:
+        octets = m[part]
+        length = len(m)
+        found = around.get(length)
+        if found is None:
+            block = form.packet(interface, time_ns, octets, length - before, flags)
+            found = around[length] = block[: form.HEAD], block[form.HEAD + len(octets) :]
+        head, tail = found
+        blocks.append(head + octets + tail)
+    return blocks
+
+
 class PcapngFile:
     """The blocks of a pcapng file with nanosecond times."""
+
+    HEAD = 28
+    """Octets of a packet's block before those of the frame."""
 
     @staticmethod
     def begin(comment: str = "") -> bytes:
@@ -109,6 +139,8 @@ class PcapngFile:
 
 class PcapFile:
     """The same as plain pcap, nanosecond times: no interfaces, no comments, no statistics."""
+
+    HEAD = 16
 
     @staticmethod
     def begin(comment: str = "") -> bytes:
