@@ -240,7 +240,7 @@ class LinuxStack(Stack):
         if self.foreign:  # the same, of this device alone; a machine without IPv6 has no such setting
             with contextlib.suppress(OSError):
                 sysctl(self.netns, f"net.ipv6.conf.{ifp.if_xname}.accept_dad", 0)
-        self._nics[nic.tap.ifindex] = ifp
+        self._know(ifp)
         nic.on_group_miss = self._group_miss
         nic.on_groups = self._push_groups
         nic.on_change = self._note
@@ -248,6 +248,15 @@ class LinuxStack(Stack):
         self._route_by_fibs()
         self.push_group_number(ifp)
         self._note(ifp)
+
+    def _know(self, ifp: Ifnet) -> None:
+        """Know ``ifp`` by the index of its netdev. Who had that index before has another one by now, and is looked for."""
+        index = ifp.if_softc.tap.ifindex
+        other = self._nics.get(index)
+        self._nics[index] = ifp
+        if other is not None and other is not ifp:
+            self._nics[min(0, *self._nics) - 1] = other  # no netdev has such
+            self.doubt(other)
 
     def detached(self, ifp: Ifnet) -> None:
         """Forget ``ifp``."""
@@ -720,7 +729,7 @@ class LinuxStack(Stack):
         nic.arrived(target.netns, target.vnet)
         if target is self:
             self._nics = {index: other for index, other in self._nics.items() if other is not ifp}
-            self._nics[nic.tap.ifindex] = ifp
+            self._know(ifp)
             self._push_groups(ifp)
         else:
             with ifp.kernel.curvnet_set(self.vnet):
@@ -1104,6 +1113,9 @@ class Listener:
             self._witness(ifp, change)
             if change.kind == "dellink":
                 dirty.setdefault(found, set()).add(ifp)
+                if not found.closing:  # what was read while things move may be old: once more when all is calm
+                    for each in found.interfaces():
+                        self._look_later(found, each)
             elif isinstance(change.record, Link):
                 ifp.if_softc.operstate = (
                     change.record.operstate
