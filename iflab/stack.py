@@ -1113,7 +1113,7 @@ class Listener:
             self._witness(ifp, change)
             if change.kind == "dellink":
                 dirty.setdefault(found, set()).add(ifp)
-                if not found.closing:  # what was read while things move may be old: once more when all is calm
+                if not found.closing:  # what is read while things move may be old: once more later
                     for each in found.interfaces():
                         self._look_later(found, each)
             elif isinstance(change.record, Link):
