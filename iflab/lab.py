@@ -142,6 +142,8 @@ class Lab:
         self._closers: list[threading.Thread] = []
         self._group_numbers = {"": 0}
         self._building = 0
+        self._told = 0.0
+        """When it was last told how far the building or the taking down has come."""
         self._closed = False
         self._old_sigterm: Any = None
         with contextlib.ExitStack() as undo:  # what was built goes again if a later step fails
@@ -228,11 +230,20 @@ class Lab:
         """Tell all who show what happens; the record knows already. ``kind`` is for the report."""
         if self._closed:
             return  # plugs that are pulled now are no news
-        _log.info("%s: %s", self.name, text)
         for capture in self._captures:
             capture.note(f"{self.elapsed():.3f} s {text}")
         for recorder in self._reports:
             recorder.note(text, about, kind)
+        self._show(text)
+
+    def _tell_now_and_then(self, text: str) -> None:
+        """Show how far something has come that takes more than a second; once a second."""
+        if time.monotonic() >= self._told + 1:
+            self._told = time.monotonic()
+            self._show(text)
+
+    def _show(self, text: str) -> None:
+        _log.info("%s: %s", self.name, text)
         if self.on_log is not None:
             try:
                 self.on_log(self.elapsed(), text)
@@ -286,7 +297,9 @@ class Lab:
                 netns.close()
                 raise
             host = self.hosts[name] = Host(self, name, vnet, netns, stack)
-            return host
+        if self._building:
+            self._tell_now_and_then(f"building: {len(self.hosts)} hosts, {len(self.wires)} wires")
+        return host
 
     @property
     def machine(self) -> Host:
@@ -450,8 +463,9 @@ class Lab:
         Kernels take some 10 ms to see a link: one after another that adds up. What
         takes longer than a second is told as it goes on.
         """
-        began = told = time.monotonic()
+        began = time.monotonic()
         if not self._building:  # the builder reads the kernel's notices itself, many at once
+            self._told = began
             self.engine.remove_reader(self._listener.monitor.fileno())
         self._building += 1
         try:
@@ -464,9 +478,7 @@ class Lab:
             waiting = self._wait_operational(self._nics(), LINK_PATIENCE)
             if not waiting or time.monotonic() > began + BUILD_PATIENCE:
                 return
-            if time.monotonic() > told + 1:
-                told = time.monotonic()
-                self.log(f"{len(self.hosts)} hosts; {len(waiting)} links are still to come")
+            self._tell_now_and_then(f"{len(self.hosts)} hosts; {len(waiting)} links are still to come")
 
     def _nics(self) -> list[Any]:
         return [ifp.if_softc for host in self.hosts.values() for ifp in host.vnet.ifnets()]
@@ -932,6 +944,7 @@ class Lab:
     def _take_down(self) -> None:
         """Detach and close all that has a device."""
         fds: list[int] = []
+        self._told = time.monotonic()
         try:
             with self.lock, contextlib.ExitStack() as rest:
                 rest.callback(self._detach_all)
@@ -941,7 +954,8 @@ class Lab:
                     rest.callback(each.close)
         finally:
             with ThreadPoolExecutor(min(CLOSERS, len(fds)) or 1, f"{self.name}-closer") as pool:
-                list(pool.map(os.close, fds))
+                for gone, _ in enumerate(pool.map(os.close, fds), start=1):
+                    self._tell_now_and_then(f"taking down: {gone} of {len(fds)} devices are gone")
 
     def _take_fds(self) -> list[int]:
         """The file descriptors of all devices, which are not the NICs' any more."""
@@ -963,7 +977,8 @@ class Lab:
         The devices go with them, so the kernel need not be asked to take off
         addresses one by one.
         """
-        for vnet in list(self.kernel.vnets):
+        for left, vnet in zip(range(len(self.kernel.vnets), 0, -1), list(self.kernel.vnets), strict=True):
+            self._tell_now_and_then(f"taking down: {left} hosts are left")
             for ifp in vnet.ifnets():
                 ifp.if_detach()
                 ifp.if_free()

@@ -402,3 +402,20 @@ def test_the_flags_of_a_fresh_nic(lab):
     assert em0.if_flags == IFF.UP | IFF.BROADCAST | IFF.SIMPLEX | IFF.MULTICAST
     assert em0.if_drv_flags == IFF.RUNNING
     assert em0.lladdr[0] & 3 == 2  # unicast, locally administered
+
+
+def test_what_takes_more_than_a_second_is_told_as_it_goes_on(monkeypatch):
+    told = []
+    with Lab() as lab:
+        lab.on_log = lambda when, text: told.append(text)
+        with lab.building():
+            lab.host("alice").nic("em0")
+            time.sleep(1.05)
+            lab.host("bob").nic("em0")
+        assert told == ["building: 2 hosts, 0 wires"]
+        slow = threading.Event()
+        close = os.close
+        monkeypatch.setattr("iflab.lab.os.close", lambda fd: (slow.wait(1.05), close(fd)))
+
+    assert told[1] == "taking down: 1 of 2 devices are gone"
+    assert len(told) == 2
