@@ -195,6 +195,8 @@ class LinuxStack(Stack):
         self.group_name: Callable[[int], str] = lambda number: ""
         """The other way round; empty for no group."""
         self.owe: Callable[[set[Ifnet], Exception], None] = lambda ifps, error: None
+        self.awaits: Callable[[LinuxStack], None] = lambda stack: None
+        """Told when the kernel will tell of a change that was made here."""
         self.doubt: Callable[[Ifnet], None] = lambda ifp: None
         """Told of an interface of which a notice was taken to be old: it is to be looked at when all was told."""
         """Told what could not be read and must be later; set by the ``Listener``."""
@@ -786,11 +788,16 @@ class LinuxStack(Stack):
     def _will_be_told(self, ifp: Ifnet, key: _AddressKey, new: bool) -> None:
         self._untold[ifp.if_softc.tap.ifindex, key, new] += 1
         self._untold_since = self._now()
+        self.awaits(self)
 
-    def all_told(self, lost: bool = False) -> None:
-        """All that the kernel had to tell was heard (or ``lost``): what it did not tell of our changes it never will."""
+    def all_told(self, lost: bool = False) -> bool:
+        """All that the kernel had to tell was heard (or ``lost``): what it did not tell of our changes it never will.
+
+        True when nothing of them is awaited any more.
+        """
         if self._untold and (lost or self._now() > self._untold_since + _BELATED):
             self._untold.clear()
+        return not self._untold
 
     def _learn_address(self, ifp: Ifnet, addr: Addr) -> None:
         ifa = ifp.ifa_add(addr.address, _netmask(addr.family, addr.prefixlen), addr.peer or addr.broadcast)
@@ -1070,6 +1077,8 @@ class Listener:
         self.later: Callable[[], object] = lambda: None
         """Lets ``readable`` be called again in a while; set by the lab."""
         self._owed: dict[LinuxStack, set[Ifnet]] = {}
+        self._awaiting: set[LinuxStack] = set()
+        """Those of whose own changes the kernel has still to tell."""
         """What could not be read afresh the last time (no open file was left, no memory)."""
 
     def watch(self, stack: LinuxStack) -> None:
@@ -1080,12 +1089,14 @@ class Listener:
         stack.hear = self.readable
         stack.owe = functools.partial(self._owe, stack)
         stack.doubt = functools.partial(self._look_later, stack)
+        stack.awaits = self._await_notices
         stack.find = self._by_inode
 
     def forget(self, stack: LinuxStack) -> None:
         """Hear it no more."""
         self._stacks.pop(stack.nsid, None)
         self._owed.pop(stack, None)
+        self._awaiting.discard(stack)
 
     def readable(self) -> None:
         """Read what was told; runs on the engine's thread with the lock held."""
@@ -1140,8 +1151,7 @@ class Listener:
             except Exception as error:
                 self._owe(stack, ifps, error)
         if len(told) < _AT_ONCE:
-            for stack in self._stacks.values():
-                stack.all_told()
+            self._awaiting = {stack for stack in self._awaiting if not stack.all_told()}
         self.on_heard()
 
     def _owe(self, stack: LinuxStack, ifps: set[Ifnet], error: Exception) -> None:
@@ -1155,6 +1165,9 @@ class Listener:
         _log.warning("%s cannot be read now, and will be later: %s", name, error)
         for ifp in ifps:
             self._look_later(stack, ifp)
+
+    def _await_notices(self, stack: LinuxStack) -> None:
+        self._awaiting.add(stack)
 
     def _look_later(self, stack: LinuxStack, ifp: Ifnet) -> None:
         if not self._owed:
