@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Client",
     "ControlServer",
+    "LabBusy",
     "NoSuchLab",
     "find_labs",
     "full_name",
@@ -80,6 +81,17 @@ _OVERFLOW_UID = 65534
 
 class NoSuchLab(LookupError):
     """No running lab has that name; the text lists those that there are."""
+
+
+class LabBusy(TimeoutError):
+    """A lab that runs does not answer in time; the text names it."""
+
+    def __init__(self, path: str) -> None:
+        name = os.path.basename(os.path.dirname(path))
+        super().__init__(
+            f"{name} does not answer within {_TIMEOUT:g} s: something there holds its lock; its log says what"
+        )
+        self.lab = name
 
 
 def _owner() -> int:
@@ -508,7 +520,7 @@ def _send(connection: socket.socket, answer: dict[str, Any], fds: list[int] | No
 
 
 class Client:
-    """A caller's side of a lab's socket. Raises ``NoSuchLab``, ``PermissionError``, ``ValueError``."""
+    """A caller's side of a lab's socket. Raises ``LabBusy``, ``PermissionError``, ``ValueError``."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -521,7 +533,8 @@ class Client:
             connection.sendall(json.dumps(request).encode() + b"\n")
             data, fds = b"", []
             while not data.endswith(b"\n"):
-                part, ancillary, _, _ = connection.recvmsg(1 << 16, socket.CMSG_SPACE(64))
+                with self._patience():
+                    part, ancillary, _, _ = connection.recvmsg(1 << 16, socket.CMSG_SPACE(64))
                 for level, kind, value in ancillary:
                     if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                         fds += array.array("i", value[: len(value) // 4 * 4]).tolist()
@@ -538,7 +551,9 @@ class Client:
             connection.connect(self.path)
             connection.sendall(json.dumps(request).encode() + b"\n")
             with connection.makefile("rb") as file:
-                self._understood(file.readline())
+                with self._patience():
+                    first = file.readline()
+                self._understood(first)
                 connection.settimeout(None)
                 yield file
 
@@ -549,10 +564,19 @@ class Client:
             connection.connect(self.path)
             connection.sendall(json.dumps(request).encode() + b"\n")
             with connection.makefile("rb") as lines:
-                self._understood(lines.readline())
+                with self._patience():
+                    first = lines.readline()
+                self._understood(first)
                 connection.settimeout(None)
                 for line in lines:
                     yield json.loads(line)
+
+    @contextlib.contextmanager
+    def _patience(self) -> Iterator[None]:
+        try:
+            yield
+        except TimeoutError:
+            raise LabBusy(self.path) from None
 
     @staticmethod
     def _understood(data: bytes) -> dict[str, Any]:
@@ -576,16 +600,25 @@ def full_name(about: dict[str, Any]) -> str:
     return f"{about['name']}.{about['pid']}"
 
 
-def find_labs(name: str | None = None) -> list[tuple[dict[str, Any], Client]]:
+def find_labs(
+    name: str | None = None, silent: Callable[[LabBusy], object] = lambda busy: None
+) -> list[tuple[dict[str, Any], Client]]:
     """All running labs that the caller may see, or those called ``name``: what each says of itself, and its client.
 
-    ``name`` may also be a pid, or both: ``name.pid``. With a name, raises ``NoSuchLab`` when there is none.
+    ``name`` may also be a pid, or both: ``name.pid``. ``silent`` is told of those that do not answer. With a
+    name, raises ``NoSuchLab`` when there is none, ``LabBusy`` when that is one of the silent.
     """
     found = []
     for path in _sockets():
         client = Client(path)
-        with contextlib.suppress(OSError, ValueError):
+        try:
             found.append((client.ask(do="hello")[0], client))
+        except LabBusy as busy:
+            if name is not None and name in (busy.lab, *busy.lab.rsplit(".", 1)):
+                raise
+            silent(busy)
+        except (OSError, ValueError):
+            continue  # it has ended, or is somebody else's
     if name is None:
         return found
     matching = [row for row in found if name in (row[0]["name"], str(row[0]["pid"]), full_name(row[0]))]

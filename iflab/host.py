@@ -334,7 +334,7 @@ class Host:
         One is sent every ``interval`` seconds, whether or not those before it were
         answered; with 0 each waits for the one before it. A request is lost when there
         is no reply within ``timeout`` seconds. Raises ``LabError`` for what is no address
-        or no count.
+        or no count, and where waiting would hold up the lab (``Lab.check_may_wait``).
         """
         try:
             ipaddress.ip_address(address)
@@ -344,6 +344,7 @@ class Host:
             raise LabError(
                 f"ping: a count of {count} and {size} octets of data cannot be; use 1 or more, and 0 to 65507"
             )
+        self.lab.check_may_wait(f"{self.name}.ping")
         result = ping(self.socket, address, count, interval=interval, timeout=timeout, size=size)
         self.lab.log(f"{self.name}: {result}")
         return result

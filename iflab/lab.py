@@ -548,6 +548,17 @@ class Lab:
         self._check_open()
         return self.faults.record(path, {"lab": self.name, "started": self.started, **about})
 
+    def check_may_wait(self, what: str) -> None:
+        """Raise ``LabError`` where the caller holds the lab's lock: no frame moves while it waits for one.
+
+        Calls of ``at`` and ``every``, drivers and hooks hold it.
+        """
+        if self.lock.owned():
+            raise LabError(
+                f"{what} waits, and holds the lab's lock, without which no frame moves; call it without the lock, "
+                "or in a thread of its own where lab.at, lab.every, a driver or a hook calls"
+            )
+
     def wait_links(self, timeout: float = 5.0) -> None:
         """Wait until every NIC that is up and has a carrier sends: its kernel needs a moment after the plug.
 

@@ -175,13 +175,17 @@ def load(path: Path, *, watched: bool = False) -> Scenario:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # one that exits, too, is a scenario that does not load, and no more
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        raise ScenarioError(
-            f"{path} does not load: {type(error).__name__}: {error} (line {where.lineno})"
-        ) from error
+        if isinstance(error, SyntaxError):
+            words, line = error.msg, error.lineno
+        else:
+            words, line = str(error), traceback.extract_tb(error.__traceback__)[-1].lineno
+        place = f" (line {line})" if line else ""
+        raise ScenarioError(f"{path} does not load: {type(error).__name__}: {words}{place}") from error
     function = getattr(module, "scenario", None)
     if not callable(function):
         raise ScenarioError(f"{path} has no function scenario(lab, …)")
+    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        raise ScenarioError(f"{path}: scenario() would only be begun; write it without async and yield")
     text = inspect.cleandoc(module.__doc__ or "")
     return Scenario(path, function, text.partition("\n")[0], text, _parameters(path, function), watch)
 

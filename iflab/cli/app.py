@@ -263,7 +263,10 @@ def ps(json_: JsonOption = False) -> None:
 
     from .show import table
 
-    labs = [description for description, _ in find_labs()]
+    labs = [
+        description
+        for description, _ in find_labs(silent=lambda busy: typer.echo(f"iflab: {busy}", err=True))
+    ]
     if json_:
         print(json.dumps(labs, indent=2))
         return

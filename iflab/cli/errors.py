@@ -27,7 +27,7 @@ def explain(error: Exception) -> tuple[int | None, str]:
     """Return exit status and line for an exception; None when it is a fault of ours and wants its traceback."""
     from iflab.bench.core import BenchError
     from iflab.bsd import CommandError
-    from iflab.control import NoSuchLab
+    from iflab.control import LabBusy, NoSuchLab
     from iflab.faults import FaultError
     from iflab.host import LabError
     from iflab.linux import InvalidName, KernelRefused, Missing
@@ -38,6 +38,8 @@ def explain(error: Exception) -> tuple[int | None, str]:
     text = str(error)
     if isinstance(error, OSError) and error.errno in _OF_FILES and not isinstance(error, KernelRefused):
         return USAGE, f"{error.filename or 'what was to be written'}: {error.strerror}"
+    if isinstance(error, ReportError):
+        return MISSING, text
     if isinstance(error, Missing):
         return MISSING, f"{text} ('iflab check' tells all that is missing)"
     if isinstance(
@@ -49,9 +51,9 @@ def explain(error: Exception) -> tuple[int | None, str]:
             FaultError,
             InvalidName,
             NoSuchLab,
+            LabBusy,
             CommandError,
             BenchError,
-            ReportError,
         ),
     ):
         return USAGE, text

@@ -14,6 +14,7 @@ __all__ = ["Giant"]
 
 _take = RLock.acquire
 _retake: Any = RLock._acquire_restore  # type: ignore[attr-defined]
+_owned: Any = RLock._is_owned  # type: ignore[attr-defined]
 
 
 class Giant(RLock):  # type: ignore[misc]
@@ -34,6 +35,10 @@ class Giant(RLock):  # type: ignore[misc]
         taken = _take(self, blocking, timeout)
         self.turns += taken
         return taken
+
+    def owned(self) -> bool:
+        """True when the calling thread holds it (``mtx_owned``)."""
+        return bool(_owned(self))
 
     def __enter__(self) -> bool:  # type: ignore[override]
         _take(self)

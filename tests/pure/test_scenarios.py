@@ -46,7 +46,10 @@ def test_wrong_values_name_the_parameter_and_its_type(tmp_path):
         ("def scenario(): ...", "takes no lab"),
         ("def scenario(lab, n): ...", "the parameter n has no default"),
         ("import nowhere_at_all", "does not load: ModuleNotFoundError"),
-        ("def scenario(lab", "does not load: SyntaxError"),
+        ("x = 1\ndef scenario(lab)\n    pass", r"does not load: SyntaxError: expected ':' \(line 2\)$"),
+        ("x = '\0'", "does not load: SyntaxError: source code string cannot contain null bytes$"),
+        ("async def scenario(lab): ...", "would only be begun"),
+        ("def scenario(lab): yield", "would only be begun"),
         ("import sys\nsys.exit(0)", r"does not load: SystemExit: 0 \(line 2\)"),
     ],
 )

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from iflab import Lab
+from iflab.cli.errors import explain
+from iflab.control import LabBusy, find_labs
 
 from ..conftest import ROOT
 from ..linux_tools import PATIENCE, eventually, need
@@ -261,6 +263,34 @@ def test_exec_runs_in_the_host_and_gives_the_status_back(running):
     assert done.stdout.startswith("bob\n")
     assert "192.0.2.2/24" in done.stdout
     assert iflab("exec", lab.name, "bob", "--", "ls", "/sys/class/net").stdout.split() == ["em0", "lo"]
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [(["exec", "LAB", "alice", "true"], 2), (["cut", "LAB", "cable0"], 2), (["ps"], 0)],
+    ids=["exec", "cut", "ps"],
+)
+def test_a_lab_that_is_busy_is_told_in_one_line(running, words, status):
+    lab, _, _ = running
+
+    with lab.lock:
+        done = iflab(*(lab.name if word == "LAB" else word for word in words))
+
+    assert done.returncode == status
+    (said,) = [line for line in done.stderr.splitlines() if lab.name in line]
+    assert said.startswith(f"iflab: {lab.name}.{os.getpid()} does not answer within 5 s")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_request_that_takes_too_long_is_no_traceback(running, monkeypatch):
+    lab, _, _ = running
+    ((_, client),) = find_labs(lab.name)
+    monkeypatch.setattr("iflab.control._TIMEOUT", 0.2)
+
+    with lab.lock, pytest.raises(LabBusy, match=r"does not answer within 0\.2 s") as refused:
+        client.ask(do="cut", wire="cable0")
+
+    assert explain(refused.value) == (2, str(refused.value))
 
 
 def test_exec_says_what_is_there_instead(running):

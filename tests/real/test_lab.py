@@ -27,6 +27,21 @@ A namespace is held by processes and file descriptors alone, and those are looke
 """
 
 
+def test_a_ping_that_would_hold_up_its_own_frames_is_refused(lab, caplog):
+    alice, _, _ = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    caplog.set_level("INFO", "iflab.lab")
+
+    event = lab.at(0.0, alice.ping, "192.0.2.2")
+    assert eventually(lambda: event.error is not None)
+    with lab.lock, pytest.raises(LabError, match=r"alice\.ping waits, and holds the lab's lock"):
+        alice.ping("192.0.2.2")
+    in_its_own_thread = lab.at(0.0, lambda: threading.Thread(target=alice.ping, args=("192.0.2.2",)).start())
+
+    assert isinstance(event.error, LabError)
+    assert eventually(lambda: any("1 of 1 answered" in record.message for record in caplog.records))
+    assert in_its_own_thread.error is None
+
+
 def test_two_hosts_talk_over_both_protocols(lab):
     alice, bob, cable = lab.pair(("192.0.2.1/24", "2001:db8::1/64"), ("192.0.2.2/24", "2001:db8::2/64"))
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from scapy.layers.l2 import Ether
 
+from iflab.cli.errors import explain
 from iflab.faults import Corrupt, Duplicate, Loss
 from iflab.report import ReportError, recorder
 from iflab.report.ladder import build
@@ -325,6 +326,10 @@ def test_without_its_libraries_the_remedy_is_told(monkeypatch):
 
     with pytest.raises(ReportError, match=r"pip install 'iflab\[report\]'"):
         recorder.check_libraries()
+
+
+def test_without_its_libraries_the_command_says_that_the_machine_lacks_something():
+    assert explain(ReportError("a report needs jinja2")) == (3, "a report needs jinja2")
 
 
 def test_a_folder_that_is_not_there(lab, tmp_path):
