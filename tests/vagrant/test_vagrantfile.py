@@ -60,6 +60,52 @@ def test_it_is_valid_with_virtualbox(vagrant, virtualbox):
     assert "Ignoring" not in done.stdout
 
 
+def test_it_is_valid_with_libvirt(vagrant):
+    if "vagrant-libvirt" not in vagrant("plugin", "list").stdout:
+        pytest.skip("vagrant-libvirt is not installed: apt install vagrant-libvirt")
+    done = vagrant("validate", VAGRANT_DEFAULT_PROVIDER="libvirt", IFLAB_CPUS="4", IFLAB_MEMORY="4096")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Ignoring" not in done.stdout
+
+
+_VMWARE = """
+class Played < Vagrant.plugin("2")
+  name "played"
+  config(:vmware_desktop, :provider) do
+    Class.new(Vagrant.plugin("2", :config)) do
+      def vmx = @vmx ||= {}
+
+      def validate(_)
+        File.write(ENV["SEEN"], @vmx.sort.join(" "))
+        {}
+      end
+    end
+  end
+  provider(:vmware_desktop) do
+    Class.new(Vagrant.plugin("2", :provider)) do
+      def state = Vagrant::MachineState.new(:not_created, "not created", "not created")
+    end
+  end
+end
+"""
+
+
+def test_it_says_to_vmware_what_vmwares_plugin_documents(vagrant, tmp_path):
+    """The plug-in is not free to be had: a played one takes ``vmx`` alone, with the names that VMware gives."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "Vagrantfile").write_text(_VMWARE)
+    seen = tmp_path / "seen"
+    for words, expected in (
+        ({}, "memsize 2048 numvcpus 2"),
+        ({"IFLAB_CPUS": "4"}, "memsize 2048 numvcpus 4"),
+    ):
+        done = vagrant("validate", VAGRANT_DEFAULT_PROVIDER="vmware_desktop", SEEN=str(seen), **words)
+
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert seen.read_text() == expected
+
+
 def test_debian_13_is_the_machine_that_up_starts(vagrant, virtualbox):
     done = vagrant("status", "--machine-readable", **virtualbox)
 
