@@ -101,9 +101,12 @@ def test_words_after_run_are_the_commands_own():
 
 def test_the_command_runs_where_the_caller_stands(monkeypatch):
     monkeypatch.chdir(VAGRANT)
-    assert qemu.guest_command(["echo", "a b"]) == "cd /vagrant/vagrant\nexec echo 'a b'\n"
+    monkeypatch.delenv("IFLAB_PATIENCE", raising=False)
+    assert (
+        qemu.guest_command(["echo", "a b"]) == "cd /vagrant/vagrant\nexec env PYTHONUNBUFFERED=1 echo 'a b'\n"
+    )
     monkeypatch.chdir("/")
-    assert qemu.guest_command(["ls"]) == "cd /vagrant\nexec ls\n"
+    assert qemu.guest_command(["ls"]) == "cd /vagrant\nexec env PYTHONUNBUFFERED=1 ls\n"
 
 
 def test_the_script_for_the_vm_is_one_that_a_shell_runs(tmp_path, monkeypatch):
@@ -117,7 +120,19 @@ def test_the_script_for_the_vm_is_one_that_a_shell_runs(tmp_path, monkeypatch):
     )
 
     assert done.stdout == "it's|$HOME|*|"
-    assert "IFLAB_PATIENCE=10" in text
+
+
+@pytest.mark.parametrize("told", ["zero", "0", "-1", "inf", "nan"])
+def test_patience_of_the_caller_is_passed_on_and_else_that_of_an_emulated_processor(told, monkeypatch):
+    monkeypatch.delenv("IFLAB_PATIENCE", raising=False)
+    assert "IFLAB_PATIENCE" not in qemu.guest_command(["true"])
+    assert "IFLAB_PATIENCE=10 PYTEST_TIMEOUT=1200 true" in qemu.guest_command(["true"], emulated=True)
+    monkeypatch.setenv("IFLAB_PATIENCE", "2.5")
+    for settings in ({}, {"emulated": True}, {"user": True}):
+        assert "IFLAB_PATIENCE=2.5 PYTEST_TIMEOUT=300 true" in qemu.guest_command(["true"], **settings)
+    monkeypatch.setenv("IFLAB_PATIENCE", told)
+    with pytest.raises(qemu.Failure, match=f"IFLAB_PATIENCE={told} is no number above 0"):
+        qemu.guest_command(["true"])
 
 
 def test_an_ordinary_user_gets_nothing_of_roots_environment(monkeypatch):
