@@ -15,8 +15,7 @@ import pytest
 from iflab import Host
 from iflab.linux import check
 
-PATIENCE = float(os.environ.get("IFLAB_PATIENCE", "1"))
-"""By how much longer than on a usual machine the tests wait, for those that are emulated or very busy."""
+from .patience import PATIENCE
 
 
 def ip(host: Host, *words: str) -> list[dict[str, Any]]:

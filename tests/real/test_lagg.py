@@ -12,7 +12,7 @@ import pytest
 
 from iflab.net import LinkState
 
-from ..linux_tools import eventually, kernel_flags, link, need
+from ..linux_tools import PATIENCE, eventually, kernel_flags, link, need
 from .test_vlan import dissected
 
 
@@ -69,7 +69,7 @@ def test_what_is_sent_after_the_link_event_arrives(lab, proto):
         bob.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver,
     ):
         receiver.bind(("192.0.2.2", 7))
-        receiver.settimeout(2)
+        receiver.settimeout(2 * PATIENCE)
         sender.sendto(b"first", ("192.0.2.2", 7))
         assert receiver.recv(10) == b"first"
         receiver.settimeout(0.1)

@@ -14,7 +14,7 @@ from scapy.sendrecv import AsyncSniffer
 from iflab import LabError
 from iflab.bpf import FilterError, Sniffer, compile_filter, filters
 from iflab.net import Ifreq
-from tests.linux_tools import eventually, kernel_flags, need
+from tests.linux_tools import PATIENCE, eventually, kernel_flags, need
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_scapys_sniff_with_scapys_signature(lab, pair):
         cable,
         filter="ip",
         count=3,
-        timeout=5,
+        timeout=5 * PATIENCE,
         lfilter=lambda packet: ICMP in packet and packet[ICMP].type == 8,
         prn=lambda packet: seen.append(packet.summary()),
     )
@@ -135,7 +135,7 @@ def test_scapys_own_sniffer_on_ours_misses_nothing(lab):
         sniffer.start()
         for number in range(500):
             one.send(frame_to(other.mac, number))
-        sniffer.join(timeout=20)
+        sniffer.join(timeout=20 * PATIENCE)
 
         assert len(sniffer.results) == 500
 

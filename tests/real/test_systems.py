@@ -212,7 +212,7 @@ def test_row_07_detach_takes_device_addresses_and_routes(lab, pair, em0):
     alice.route("198.51.100.0/24", "192.0.2.2")
     packets = alice.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
     packets.bind(("em0", 3))
-    packets.settimeout(5)
+    packets.settimeout(5 * PATIENCE)
     stream = lab.kernel.rtsock.stream()
 
     em0.if_detach()

@@ -21,13 +21,13 @@ from scapy.utils import PcapNgReader
 
 from iflab import Lab
 from iflab.faults import Corrupt, Loss
-from tests.linux_tools import eventually, link, need
+from tests.linux_tools import PATIENCE, eventually, link, need
 
 IFLAB = [sys.executable, "-c", "from iflab.cli import main; main()"]
 
 
 def iflab(*words, **options):
-    return subprocess.run([*IFLAB, *words], capture_output=True, text=True, timeout=60, **options)
+    return subprocess.run([*IFLAB, *words], capture_output=True, text=True, timeout=60 * PATIENCE, **options)
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_sniff_pipes_into_tshark(lab, chatter):
         [*IFLAB, "sniff", lab.name, "cable0", "-c", "4", "-w", "-", "icmp"], stdout=subprocess.PIPE
     )
     words = ["tshark", "-n", "-r", "-", "-T", "fields", "-e", "frame.interface_name", "-e", "ip.proto"]
-    theirs = subprocess.run(words, stdin=ours.stdout, capture_output=True, text=True, timeout=60)
+    theirs = subprocess.run(words, stdin=ours.stdout, capture_output=True, text=True, timeout=60 * PATIENCE)
 
     assert ours.wait(10) == 0
     rows = [line.split("\t") for line in theirs.stdout.splitlines()]
@@ -294,7 +294,9 @@ def test_wireshark_lists_the_nics_and_captures_on_them(lab, chatter, tmp_path):
     need("tshark", "tshark")
     installed = iflab("extcap", "--install", "--dir", str(tmp_path))
     assert installed.stdout.strip() == str(tmp_path / "iflab")
-    folders = subprocess.run(["tshark", "-G", "folders"], capture_output=True, text=True, timeout=60).stdout
+    folders = subprocess.run(
+        ["tshark", "-G", "folders"], capture_output=True, text=True, timeout=60 * PATIENCE
+    ).stdout
     (folder,) = (
         line.split(":", 1)[1].strip() for line in folders.splitlines() if line.startswith("Extcap path")
     )
@@ -303,7 +305,7 @@ def test_wireshark_lists_the_nics_and_captures_on_them(lab, chatter, tmp_path):
         """With our script where Wireshark looks, in a mount namespace of its own."""
         command = f"mount --bind {tmp_path} {folder} && exec tshark {shlex.join(words)}"
         return subprocess.run(
-            ["unshare", "-m", "sh", "-c", command], capture_output=True, text=True, timeout=60
+            ["unshare", "-m", "sh", "-c", command], capture_output=True, text=True, timeout=60 * PATIENCE
         )
 
     place = f"iflab@{lab.name}.{os.getpid()}@alice:em0"
