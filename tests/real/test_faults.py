@@ -407,7 +407,7 @@ def round_trips_under_load(lab, alice, bob):
     alice.run("echo reno > /proc/sys/net/ipv4/tcp_congestion_control", check=True)
     server = alice.serve(bytes_=100_000_000)
     download = bob.fetch(server)
-    time.sleep(1.0)  # slow start is over
+    time.sleep(1.0 * PATIENCE)  # slow start is over
     rtts = alice.ping(BOB, 10, interval=0.05, timeout=3 * PATIENCE).rtts
     assert not download.done()
     server.close()
