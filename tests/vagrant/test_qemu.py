@@ -292,7 +292,7 @@ def test_of_a_build_that_is_ended_no_process_and_no_mount_stays_and_the_next_one
     assert sorted(os.listdir(folder)) == ["build.log", "lock"]
 
 
-def test_an_image_is_deleted_when_nobody_uses_it_and_who_waits_finds_a_fresh_folder(image, monkeypatch):
+def test_an_image_is_deleted_when_nobody_uses_it_and_who_waits_finds_a_fresh_folder(image, capfd):
     deleted = threading.Event()
 
     def clean():
@@ -302,7 +302,9 @@ def test_an_image_is_deleted_when_nobody_uses_it_and_who_waits_finds_a_fresh_fol
     with qemu.ready(image):
         other = threading.Thread(target=clean)
         other.start()
-        assert not deleted.wait(0.3)
+        text = "vagrant/qemu: the image of Debian 13 is in use: waiting until its other users are done\n"
+        eventually(lambda: text in capfd.readouterr().err)
+        assert not deleted.wait(0.1)
         assert image.key.exists()
     assert deleted.wait(5 * PATIENCE)
     other.join()
