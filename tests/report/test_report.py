@@ -288,7 +288,7 @@ def test_a_place_where_no_report_can_be(tmp_path):
             "--report",
             report,
         ]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
+        return subprocess.run(command, capture_output=True, text=True, timeout=60 * PATIENCE, cwd=ROOT)
 
     early = run(str(tmp_path / "nowhere" / "x.html"))
     assert (early.returncode, early.stdout) == (2, "")
