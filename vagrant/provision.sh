@@ -6,6 +6,8 @@ set -euo pipefail
 shopt -s lastpipe # what 'put' counts at the end of a pipe, it counts here
 umask 022
 
+{ # read to its end before it begins: the checkout that it lies in may change meanwhile
+
 usage() {
     cat <<'END'
 usage: provision.sh [--repo DIR] [--venv DIR]
@@ -144,3 +146,5 @@ put /etc/motd.d/iflab <<END
 END
 
 [ "$changes" -gt 0 ] || echo "provision: nothing to change"
+exit 0
+}
