@@ -33,6 +33,12 @@ def kernel_flags(host: Host, name: str) -> set[str]:
     return set(link(host, name)["flags"])
 
 
+def new_name(old: str, new: str) -> str:
+    """Shell words that give a device, up or not, a new name, also where Linux (before 6.2) wants it down for that."""
+    words = f"ip link set {old} name {new}"
+    return f"{{ {words} 2>/dev/null || {{ ip link set {old} down && {words} up; }}; }}"
+
+
 def need(program: str, package: str) -> None:
     """Skip unless a program is there."""
     import shutil

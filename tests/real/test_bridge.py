@@ -13,7 +13,7 @@ import pytest
 
 from iflab.drivers.rstp import Role, State
 
-from ..linux_tools import eventually, ip, link, need
+from ..linux_tools import PATIENCE, eventually, ip, link, need
 from .test_vlan import dissected
 
 
@@ -51,7 +51,7 @@ def test_tcp_through_a_switch_keeps_what_hosts_leave_undone(lab):
     with lab.lock:
         sw.ports[0].if_softc.end.wire.add_tap(lambda end, m: longest.append(len(m)), whole=True)
 
-    assert b.fetch(a.serve(bytes_=20_000_000)).wait(20) == 20_000_000
+    assert b.fetch(a.serve(bytes_=20_000_000)).wait(20 * PATIENCE) == 20_000_000
 
     assert max(longest) > 20_000
 
@@ -59,7 +59,7 @@ def test_tcp_through_a_switch_keeps_what_hosts_leave_undone(lab):
 def test_frames_that_pass_a_switch_together_are_counted_at_every_stage(lab):
     sw, (a, b, _) = star(lab)
 
-    assert b.fetch(a.serve(bytes_=10_000_000)).wait(20) == 10_000_000
+    assert b.fetch(a.serve(bytes_=10_000_000)).wait(20 * PATIENCE) == 10_000_000
 
     ports = sw.ports[0], sw.ports[1]
     assert ports[0].if_ibytes > 10_000_000
@@ -80,7 +80,7 @@ def test_a_receiver_that_wants_finished_frames_gets_them_from_the_switch(lab):
     longest = []
     cable.add_hook(lambda frame: longest.append(len(frame)))
 
-    assert b.fetch(a.serve(bytes_=3_000_000)).wait(20) == 3_000_000
+    assert b.fetch(a.serve(bytes_=3_000_000)).wait(20 * PATIENCE) == 3_000_000
 
     assert max(longest) == 1514
 
@@ -151,7 +151,7 @@ def test_a_span_port_shows_a_stranger_everything_and_lets_it_say_nothing(lab):
 
     assert a.ping("192.0.2.2", count=2, interval=0.02).received == 2
 
-    lines = watcher.communicate(timeout=20)[0].splitlines()
+    lines = watcher.communicate(timeout=20 * PATIENCE)[0].splitlines()
     assert [line.split(",")[0] for line in lines] == [
         "IP 192.0.2.1 > 192.0.2.2: ICMP echo request",
         "IP 192.0.2.2 > 192.0.2.1: ICMP echo reply",

@@ -337,7 +337,7 @@ def test_row_11_drivers_hold_the_lists_still(lab, em0):
         thread.start()
         assert not done.wait(0.05)
         assert [str(a.ifa_addr) for a in em0.if_addrhead] == before
-    assert done.wait(5)
+    assert done.wait(5 * PATIENCE)
     thread.join()
     em0.if_maddr_rlock()
     assert bytes.fromhex("01005e7c0009") in em0.if_multiaddrs.link_addresses()

@@ -75,7 +75,7 @@ def test_sniff_pipes_into_tshark(lab, chatter):
     words = ["tshark", "-n", "-r", "-", "-T", "fields", "-e", "frame.interface_name", "-e", "ip.proto"]
     theirs = subprocess.run(words, stdin=ours.stdout, capture_output=True, text=True, timeout=60 * PATIENCE)
 
-    assert ours.wait(10) == 0
+    assert ours.wait(10 * PATIENCE) == 0
     rows = [line.split("\t") for line in theirs.stdout.splitlines()]
     assert len(rows) == 4
     assert {row[1] for row in rows} == {"1"}
@@ -89,7 +89,7 @@ def test_a_reader_that_goes_is_no_error_for_anybody(lab, chatter, caplog):
     assert ours.stdout.read(100)
     ours.stdout.close()
 
-    assert ours.wait(20) == 0
+    assert ours.wait(20 * PATIENCE) == 0
     assert ours.stderr.read() == b""
     ours.stderr.close()
     eventually(lambda: not lab.wires["cable0"].taps)
@@ -104,7 +104,7 @@ def test_sniff_writes_a_private_file_until_the_lab_ends(lab, pair, tmp_path):
     alice.ping("192.0.2.2", count=5, interval=0.01)
     lab.close()
 
-    assert ours.wait(20) == 0
+    assert ours.wait(20 * PATIENCE) == 0
     assert path.stat().st_mode & 0o777 == 0o600
     with PcapNgReader(str(path)) as reader:
         assert len(list(reader)) == 10
@@ -120,7 +120,7 @@ def test_a_reader_that_stops_reading_holds_nobody_up(lab, pair):
 
     assert time.monotonic() - began < 30
     ours.stdout.close()
-    ours.wait(20)
+    ours.wait(20 * PATIENCE)
     assert cable.account().dropped.keys() <= {"unplugged"}
 
 
@@ -210,7 +210,7 @@ def on_a_terminal(words, columns=80, lines=24):
         while part := os.read(main, 65536):
             shown += part
     os.close(main)
-    assert ours.wait(20) == 0
+    assert ours.wait(20 * PATIENCE) == 0
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
 
 

@@ -173,7 +173,7 @@ def test_frames_that_name_their_addresses_go_as_they_are(one, other):
     one.send(Raw(bytes(frame)))
     one.send(memoryview(bytes(frame)))
 
-    assert [other.recv_frame(1) for _ in range(3)] == [bytes(frame)] * 3
+    assert [other.recv_frame(PATIENCE) for _ in range(3)] == [bytes(frame)] * 3
 
 
 def test_scapys_sendp_takes_a_station(one, other):
@@ -242,10 +242,10 @@ def test_an_async_sniffer_starts_and_stops(one, other):
         started_callback=started.set, prn=lambda p: heard.set() if p[UDP].dport == 2 else None
     )
     sniffer.start()
-    assert started.wait(5)
+    assert started.wait(5 * PATIENCE)
     for n in (1, 2):
         one.send(Ether(dst=OTHER) / IP(dst="192.0.2.2") / UDP(dport=n))
-    assert heard.wait(5)
+    assert heard.wait(5 * PATIENCE)
 
     packets = sniffer.stop()
 
@@ -488,7 +488,7 @@ def test_closing_ends_a_sniffer_in_another_thread(cable, one):
     started = threading.Event()
     sniffer = AsyncSniffer(opened_socket=station, started_callback=started.set)
     sniffer.start()
-    assert started.wait(5)
+    assert started.wait(5 * PATIENCE)
     one.send(bytes(60))
 
     station.close()
@@ -545,10 +545,10 @@ def test_threads_send_and_read_at_once(cable, one, other):
     threads += [threading.Thread(target=read) for _ in range(3)]
     for thread in threads:
         thread.start()
-    finished = done.wait(20)
+    finished = done.wait(20 * PATIENCE)
     done.set()
     for thread in threads:
-        thread.join(5)
+        thread.join(5 * PATIENCE)
 
     assert finished
     assert len(set(seen)) == len(seen) == total
