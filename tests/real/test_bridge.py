@@ -234,7 +234,7 @@ def test_after_a_cut_traffic_flows_again_within_a_tenth_of_a_second(lab):
                 if n == 150:
                     cut = time.monotonic()
                     cable.cut()
-                time.sleep(0.002)
+                time.sleep(0.002 * PATIENCE)
             end = time.monotonic()
             done.set()
             thread.join()
@@ -245,8 +245,9 @@ def test_after_a_cut_traffic_flows_again_within_a_tenth_of_a_second(lab):
         eventually(lambda: a.ping("192.0.2.2", timeout=0.2).received)
 
     after = sorted(after for _, after in results)
-    assert after[1] < 0.1, results  # the median: a busy machine makes gaps of its own, also without a cut
-    assert after[-1] < 0.25, results  # and none of them lasts to the end
+    # The median: a busy machine makes gaps of its own, also without a cut.
+    assert after[1] < 0.1 * PATIENCE, results
+    assert after[-1] < 0.25 * PATIENCE, results  # and none of them lasts to the end
 
 
 def test_spanning_tree_with_a_linux_bridge(lab, tmp_path):

@@ -166,7 +166,7 @@ def test_every_lost_copy_of_a_frame_is_told(lab, tmp_path):
     path = tmp_path / "run.pcapng"
     one, other = lab.station(name="one"), lab.station(name="other")
     cable = lab.cable(one, other)
-    cable.impair(Duplicate(1.0), Corrupt(0.5), Rate(1e6, burst=1500, frames=3), towards=other)
+    cable.impair(Duplicate(1.0), Corrupt(0.5), Rate(1e6 / PATIENCE, burst=1500, frames=3), towards=other)
     capture = lab.capture(path)
     for _ in range(200):
         one.send(bytes(Ether(dst=other.mac, src=one.mac, type=0x88B5)) + bytes(46))

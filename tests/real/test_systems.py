@@ -172,7 +172,7 @@ def test_row_05_a_discipline_and_a_regulator_stand_in_the_way_of_real_frames(lab
 
     with lab.lock:
         altq_use(em0, Priority(limit=30))
-        regulator = TokenBucketRegulator(lab.engine, 8_000, depth=1500).attach(em0)
+        regulator = TokenBucketRegulator(lab.engine, 8_000 / PATIENCE, depth=1500).attach(em0)
     drops, before, flushed = em0.if_snd.ifq_drops, came(), em0.if_snd.ifq_flushed
     send(40)
     send(10, tos=0xE0)
