@@ -24,14 +24,14 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture
 def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
-    """A fresh lab, gone with the test. Where the tests are patient, a ping waits as much longer as they do."""
+    """A fresh lab, gone with the test. Where the tests are patient, pings and programs are waited for as much longer."""
     from iflab import Host, Lab, Missing  # not for the pure tests, which are to take no time
 
     if PATIENCE != 1:
-        defaults = dict(Host.ping.__kwdefaults__)
-        monkeypatch.setattr(
-            Host.ping, "__kwdefaults__", defaults | {"timeout": defaults["timeout"] * PATIENCE}
-        )
+        for method in (Host.ping, Host.run):
+            defaults = method.__kwdefaults__
+            waits = defaults | {"timeout": defaults["timeout"] * PATIENCE}
+            monkeypatch.setattr(method, "__kwdefaults__", waits)
     try:
         fresh = Lab()
     except Missing as error:

@@ -5,7 +5,7 @@ feature                 Linux      what is done without
 ======================  =========  =====================================================
 offload TSO             2.6.27     frames of wire size only
 offload USO             6.2        the host cuts its UDP super-frames itself
-multicast notices       6.14       groups are read from ``/proc/net`` when one is asked for
+multicast notices       6.14       groups are read from ``/proc/net`` for ``netstat -g`` and frames
 birth without link      6.1        the link is taken away right after birth
 UDP_SEGMENT anywhere    6.11       a NIC without checksum offload refuses UDP trains (EIO)
 link told at once       6.8        Linux shows NO-CARRIER up to a second late

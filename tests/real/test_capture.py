@@ -435,8 +435,9 @@ def test_one_nic_with_a_filter_and_a_snaplen(lab, tmp_path):
 def test_a_whole_capture_leaves_the_super_frames(lab, tmp_path):
     path = tmp_path / "whole.pcapng"
     alice, bob, _ = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    alice.run("sysctl -qw net.ipv4.tcp_min_tso_segs=32", check=True)  # or a slow machine sends little at once
     capture = lab.capture(path, whole=True)
-    bob.fetch(alice.serve(2_000_000)).wait()
+    bob.fetch(alice.serve(2_000_000)).wait(30 * PATIENCE)
     capture.close()
 
     lengths = [int(row[0]) for row in fields(path, "frame.len")]

@@ -190,6 +190,13 @@ class TestWithoutNoticesOfGroups:
                 assert self.news(alice, 1) == 1
             alice.lab.check()  # learns that it left; until then the filter may let too much through
 
+    def test_netstat_lists_what_a_program_joined_a_moment_ago(self, alice):
+        with alice.socket(socket.AF_INET, socket.SOCK_DGRAM) as program:
+            assert self.GROUP not in alice.netstat("-g")
+            program.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, self.MEMBERSHIP)
+            assert self.GROUP in alice.netstat("-g", "-n")
+        assert self.GROUP not in alice.netstat("-gn")
+
     def test_a_flood_of_strange_frames_is_not_looked_into_one_by_one(self, alice, monkeypatch):
         looks = []
         look = Netlink.hears_group
