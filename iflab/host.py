@@ -235,6 +235,9 @@ class Host:
 
         bsd.load_ahead(args)
         with self.lab.lock:
+            if command == "netstat" and any(word.startswith("-") and "g" in word for word in args):
+                # Linux before 6.14 tells nobody who joined, and no Linux of what packet sockets did.
+                self.stack.look_groups(self.nics.values())
             td = Thread(self.vnet.prison, holds)
             return bsd.carry_out(command, self.vnet, args, td, self.stack.route_rows)
 

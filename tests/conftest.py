@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from .patience import PATIENCE
+
 if TYPE_CHECKING:
     from iflab import Lab
 
@@ -21,10 +23,15 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
-def lab() -> Iterator[Lab]:
-    """A fresh lab, gone with the test."""
-    from iflab import Lab, Missing  # not for the pure tests, which are to take no time
+def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+    """A fresh lab, gone with the test. Where the tests are patient, pings and programs are waited for as much longer."""
+    from iflab import Host, Lab, Missing  # not for the pure tests, which are to take no time
 
+    if PATIENCE != 1:
+        for method in (Host.ping, Host.run):
+            defaults = method.__kwdefaults__
+            waits = defaults | {"timeout": defaults["timeout"] * PATIENCE}
+            monkeypatch.setattr(method, "__kwdefaults__", waits)
     try:
         fresh = Lab()
     except Missing as error:

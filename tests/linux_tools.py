@@ -15,8 +15,7 @@ import pytest
 from iflab import Host
 from iflab.linux import check
 
-PATIENCE = float(os.environ.get("IFLAB_PATIENCE", "1"))
-"""By how much longer than on a usual machine the tests wait, for those that are emulated or very busy."""
+from .patience import PATIENCE
 
 
 def ip(host: Host, *words: str) -> list[dict[str, Any]]:
@@ -32,6 +31,12 @@ def link(host: Host, name: str) -> dict[str, Any]:
 def kernel_flags(host: Host, name: str) -> set[str]:
     """The flags of a device as ``ip`` prints them."""
     return set(link(host, name)["flags"])
+
+
+def new_name(old: str, new: str) -> str:
+    """Shell words that give a device, up or not, a new name, also where Linux (before 6.2) wants it down for that."""
+    words = f"ip link set {old} name {new}"
+    return f"{{ {words} 2>/dev/null || {{ ip link set {old} down && {words} up; }}; }}"
 
 
 def need(program: str, package: str) -> None:

@@ -6,6 +6,8 @@ set -euo pipefail
 shopt -s lastpipe # what 'put' counts at the end of a pipe, it counts here
 umask 022
 
+{ # read to its end before it begins: the checkout that it lies in may change meanwhile
+
 usage() {
     cat <<'END'
 usage: provision.sh [--repo DIR] [--venv DIR]
@@ -39,6 +41,9 @@ while [ $# -gt 0 ]; do
 done
 [ -f "$repo/pyproject.toml" ] || fail 2 "$repo is no checkout of iflab: it has no pyproject.toml; name one with --repo"
 [[ $venv == /* ]] || fail 2 "--venv $venv is not absolute"
+# A virtual environment is made afresh where one does not fit: never in place of anything else.
+[ ! -e "$venv" ] || [ -f "$venv/pyvenv.cfg" ] || { [ -d "$venv" ] && [ -z "$(ls -A "$venv")" ]; } ||
+    fail 2 "--venv $venv is there and no virtual environment; name another, or an empty directory"
 repo=$(cd "$repo" && pwd)
 command -v dpkg-query >/dev/null || fail 3 "this is no Debian or Ubuntu; see README.md for what to install by hand"
 [ "$(id -u)" = 0 ] || fail 3 "only root can install; run it with sudo"
@@ -82,7 +87,8 @@ fi
 python_version=$(python3 -c 'import platform; print(platform.python_version())')
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     fail 3 "Python $python_version is too old; iflab needs 3.11, which Debian 12 and Ubuntu 24.04 have"
-if [ "$("$venv/bin/python" -c 'import platform; print(platform.python_version())' 2>/dev/null)" != "$python_version" ]; then
+in_venv=$("$venv/bin/python" -c 'import pip, platform; print(platform.python_version())' 2>/dev/null || true)
+if [ "$in_venv" != "$python_version" ]; then
     python3 -m venv --clear "$venv"
     changed "made $venv with Python $python_version"
 fi
@@ -140,3 +146,5 @@ put /etc/motd.d/iflab <<END
 END
 
 [ "$changes" -gt 0 ] || echo "provision: nothing to change"
+exit 0
+}

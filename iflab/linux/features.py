@@ -5,11 +5,11 @@ feature                 Linux      what is done without
 ======================  =========  =====================================================
 offload TSO             2.6.27     frames of wire size only
 offload USO             6.2        the host cuts its UDP super-frames itself
-multicast notices       6.14       groups are read from ``/proc/net`` when one is asked for
+multicast notices       6.14       groups are read from ``/proc/net`` for ``netstat -g`` and frames
 birth without link      6.1        the link is taken away right after birth
 UDP_SEGMENT anywhere    6.11       a NIC without checksum offload refuses UDP trains (EIO)
 link told at once       6.8        Linux shows NO-CARRIER up to a second late
-rename while up         6.2        the device goes down for it; addresses and routes are put back
+rename while up         6.2        the device goes down for it; addresses, routes, neighbours are put back
 allmulticast count      6.0        who asked for it is seen from the flag alone
 ======================  =========  =====================================================
 
@@ -159,7 +159,7 @@ _FEATURES: tuple[tuple[str, Callable[[Netns, Tap], bool], str, str], ...] = (
         "rename while up",
         _rename,
         "a NIC keeps running",
-        "the NIC goes down for it, addresses and routes are put back; Linux 6.2 needs no such thing",
+        "the NIC goes down for it, addresses, routes and neighbours are put back; Linux 6.2 needs no such thing",
     ),
     (
         "allmulticast count",

@@ -56,6 +56,8 @@ RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34
 
+NUD_PERMANENT = 0x80
+
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR = 0x1, 0x4, 0x10
 NLM_F_DUMP, NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x300, 0x100, 0x200, 0x400
 NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200
@@ -95,6 +97,7 @@ def _numbers(message: Any) -> dict[str, int]:
 
 _IFINFO = struct.Struct("BxHiII")
 _IFADDR = struct.Struct("BBBBI")
+_NDMSG = struct.Struct("BBHiHBB")
 _LINK, _ADDR, _ROUTE, _NEIGH, _RULE = map(_numbers, (ifinfmsg, ifaddrmsg, rtmsg, ndmsg, fibmsg))
 _IFLA_IFNAME, _IFLA_MTU, _IFLA_ADDRESS = _LINK["IFLA_IFNAME"], _LINK["IFLA_MTU"], _LINK["IFLA_ADDRESS"]
 _IFLA_CARRIER, _IFLA_OPERSTATE = _LINK["IFLA_CARRIER"], _LINK["IFLA_OPERSTATE"]
@@ -110,6 +113,7 @@ _IFLA_TXQLEN, _IFLA_LINKINFO, _IFLA_NEW_NETNSID = (
 )
 _IFLA_NET_NS_FD = _LINK["IFLA_NET_NS_FD"]
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = _ADDR["IFA_ADDRESS"], _ADDR["IFA_LOCAL"], _ADDR["IFA_BROADCAST"]
+_NDA_DST, _NDA_LLADDR = _NEIGH["NDA_DST"], _NEIGH["NDA_LLADDR"]
 _IFLA_ALLMULTI = 61
 _IFLA_NEW_IFINDEX = 49
 _IFLA_INFO_KIND = 1
@@ -346,9 +350,9 @@ def parse_maddr(data: bytes, offset: int, end: int) -> Maddr:
 
 
 def _parse_neighbour(data: bytes, offset: int, end: int) -> Neighbour:
-    family, _, _, index, state, _, _ = struct.unpack_from("BBHiHBB", data, offset)
+    family, _, _, index, state, _, _ = _NDMSG.unpack_from(data, offset)
     found = _attributes(data, offset + 12, end)
-    return Neighbour(index, family, _ip(found.get(1)) or "", found.get(2, b""), state)
+    return Neighbour(index, family, _ip(found.get(_NDA_DST)) or "", found.get(_NDA_LLADDR, b""), state)
 
 
 def _parse_rule(data: bytes, offset: int, end: int) -> Rule:
@@ -779,6 +783,15 @@ class Netlink:
                 message, RTM_GETNEIGH, RTM_NEWNEIGH, _parse_neighbour, "the list of neighbours"
             )
         return [row for row in rows if index in (None, row.index)]
+
+    def neighbour_add(self, index: int, address: str, mac: bytes) -> None:
+        """Enter a neighbour's MAC for good, as ``ip neigh add`` does. Raises ``KernelRefused`` (EEXIST, ENETDOWN)."""
+        ip = ipaddress.ip_address(address)
+        family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
+        message = _NDMSG.pack(family, 0, 0, index, NUD_PERMANENT, 0, 0)
+        message += _attribute(_NDA_DST, ip.packed) + _attribute(_NDA_LLADDR, mac)
+        what = f"neighbour {address} on device {index}"
+        self._change(message, RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_EXCL, what)
 
     def hears_group(self, index: int, mac: bytes) -> bool:
         """True when a device's chip is to let frames for the group ``mac`` in, whoever asked for it."""

@@ -2,7 +2,7 @@
 
 Linux before 6.2 renames no device that is up (EBUSY). There the device goes down
 for a moment, and what Linux takes away from a device that goes down (IPv6
-addresses and routes that somebody made) is put back.
+addresses, and routes and neighbours that somebody made) is put back.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import socket
 from collections.abc import Iterator
 
 from .errors import KernelRefused
-from .netlink import IFF_UP, RT_SCOPES, Addr, Netlink, Route
+from .netlink import IFF_UP, NUD_PERMANENT, RT_SCOPES, Addr, Netlink, Route
 
 __all__ = ["rename"]
 
@@ -34,6 +34,7 @@ def rename(netlink: Netlink, index: int, name: str) -> None:
         if error.errno != errno.EBUSY or not netlink.link_get(index).flags & IFF_UP:
             raise
     addrs, routes = netlink.addrs(index), netlink.routes(index=index)
+    neighbours = [each for each in netlink.neighbours(index) if each.state & NUD_PERMANENT]
     netlink.link_set(index, up=False)
     try:
         netlink.link_set(index, name=name)
@@ -41,6 +42,9 @@ def rename(netlink: Netlink, index: int, name: str) -> None:
         netlink.link_set(index, up=True)
         _put_back_addrs(netlink, index, addrs)
         _put_back_routes(netlink, index, routes)
+        for each in neighbours:
+            with _may_exist():
+                netlink.neighbour_add(index, each.address, each.mac)
 
 
 def _put_back_addrs(netlink: Netlink, index: int, addrs: list[Addr]) -> None:

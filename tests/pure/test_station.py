@@ -10,6 +10,8 @@ from scapy.sendrecv import AsyncSniffer, sndrcv, sniff
 from iflab.net import ManualClock
 from iflab.wire import Cable, Station, WireError
 
+from ..patience import PATIENCE
+
 
 @pytest.fixture
 def stations():
@@ -25,7 +27,7 @@ def stations():
 def test_sr1_gets_the_answer(stations):
     one, _ = stations
 
-    reply = one.sr1(Ether() / ARP(pdst="192.0.2.2", psrc="192.0.2.1", hwsrc=one.mac), timeout=2)
+    reply = one.sr1(Ether() / ARP(pdst="192.0.2.2", psrc="192.0.2.1", hwsrc=one.mac), timeout=2 * PATIENCE)
 
     assert reply[ARP].hwsrc == "02:00:00:00:00:02"
 
@@ -40,7 +42,8 @@ def test_srp_takes_several(stations):
     one, _ = stations
 
     answered, unanswered = one.srp(
-        [Ether() / ARP(pdst=f"192.0.2.{n}", psrc="192.0.2.1", hwsrc=one.mac) for n in (2, 3)], timeout=0.2
+        [Ether() / ARP(pdst=f"192.0.2.{n}", psrc="192.0.2.1", hwsrc=one.mac) for n in (2, 3)],
+        timeout=0.2 * PATIENCE,
     )
 
     assert [query[ARP].pdst for query, _ in answered] == ["192.0.2.2"]
@@ -51,7 +54,7 @@ def test_scapys_own_sndrcv_takes_a_station_as_its_socket(stations):
     one, _ = stations
 
     answered, _ = sndrcv(
-        one, Ether(src=one.mac) / ARP(pdst="192.0.2.2", psrc="192.0.2.1", hwsrc=one.mac), timeout=2
+        one, Ether(src=one.mac) / ARP(pdst="192.0.2.2", psrc="192.0.2.1", hwsrc=one.mac), timeout=2 * PATIENCE
     )
 
     assert len(answered) == 1
@@ -62,7 +65,7 @@ def test_sniff_hears_what_came_before_it_was_called(stations):
     for n in range(5):
         one.send(Ether(dst=other.mac) / IP(src="192.0.2.1", dst="192.0.2.2") / ICMP(seq=n))
 
-    packets = sniff(opened_socket=other, count=5, timeout=2)
+    packets = sniff(opened_socket=other, count=5, timeout=2 * PATIENCE)
 
     assert [p[ICMP].seq for p in packets] == [0, 1, 2, 3, 4]
 
@@ -73,7 +76,7 @@ def test_async_sniffer_misses_nothing_of_a_burst(stations):
     sniffer.start()
     for n in range(2000):
         one.send(bytes(12) + b"\x88\xb5" + n.to_bytes(2, "big"))
-    sniffer.join(timeout=20)
+    sniffer.join(timeout=20 * PATIENCE)
 
     assert [int.from_bytes(bytes(p.payload), "big") for p in sniffer.results] == list(range(2000))
 
@@ -91,11 +94,13 @@ def test_an_answering_machine_answers(stations):
     thread = threading.Thread(target=machine, daemon=True)
     thread.start()
 
-    reply = one.sr1(Ether() / ARP(pdst="192.0.2.99", psrc="192.0.2.1", hwsrc=one.mac), timeout=2, retry=2)
+    reply = one.sr1(
+        Ether() / ARP(pdst="192.0.2.99", psrc="192.0.2.1", hwsrc=one.mac), timeout=2 * PATIENCE, retry=2
+    )
 
     assert reply is not None
     assert reply[ARP].hwsrc == "02:00:00:00:00:99"
-    thread.join(timeout=5)
+    thread.join(timeout=5 * PATIENCE)
     assert not thread.is_alive()
 
 
@@ -103,7 +108,7 @@ def test_a_station_starts_an_answering_machine_in_the_background(stations):
     one, other = stations
     machine = other.answering_machine(ARP_am, IP_addr="192.0.2.98", ARP_addr="02:00:00:00:00:98")
 
-    reply = one.sr1(Ether() / ARP(pdst="192.0.2.98", psrc="192.0.2.1", hwsrc=one.mac), timeout=2)
+    reply = one.sr1(Ether() / ARP(pdst="192.0.2.98", psrc="192.0.2.1", hwsrc=one.mac), timeout=2 * PATIENCE)
 
     assert reply[ARP].hwsrc == "02:00:00:00:00:98"
     machine.sniffer.stop()
@@ -147,7 +152,7 @@ def test_neighbour_solicitation_is_answered():
         / ICMPv6ND_NS(tgt="2001:db8::2")
     )
 
-    answer = Ether(one.recv_frame(timeout=1))
+    answer = Ether(one.recv_frame(timeout=PATIENCE))
 
     assert answer[ICMPv6ND_NA].tgt == "2001:db8::2"
     assert answer.src == "02:00:00:00:00:02"

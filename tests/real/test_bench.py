@@ -11,6 +11,8 @@ import pytest
 from iflab.bench import Bench, run_measures
 from iflab.bench.core import MEASURES, BenchError, Missing, figure
 
+from ..patience import PATIENCE
+
 FIELDS = {"measure", "unit", "value", "reference", "reference_value", "ratio", "target", "holds"}
 
 
@@ -19,7 +21,7 @@ def iflab(*words):
         [sys.executable, "-c", "from iflab.cli import main; main()", "bench", *words],
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=110 * PATIENCE,
     )
 
 

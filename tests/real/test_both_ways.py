@@ -15,7 +15,7 @@ import pytest
 from iflab.linux import Netlink, Netns
 from iflab.net import IFF, Ifaliasreq, Ifreq, LinkState, UserBuffer, as_sockaddr
 
-from ..linux_tools import PATIENCE, eventually, ip, kernel_flags, link
+from ..linux_tools import PATIENCE, eventually, ip, kernel_flags, link, new_name
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_flags_that_come_up_together_all_stay_and_nothing_is_sent_back(lab, alic
 )
 def test_each_change_of_a_link_is_told_once(lab, alice, em0, heard, words, kinds, count):
     with Told(lab, alice) as told:
-        alice.run(f"ip link set em0 {words}", check=True)
+        alice.run(new_name("em0", "x0") if words == "name x0" else f"ip link set em0 {words}", check=True)
         lab.check()
         eventually(lambda: not lab.kernel.taskqueue_swi)
 
@@ -204,19 +204,17 @@ def test_far_ends_tell_addresses_apart(lab, alice, em0):
 
 def test_interfaces_that_swap_their_names_do_so_here(lab, alice, em0):
     em1, em2 = alice.nic("em1"), alice.nic("em2")
+    swap = [("em0", "tmp"), ("em1", "em0"), ("tmp", "em1")]
+    turn = [("em0", "tmp"), ("em2", "em0"), ("em1", "em2"), ("tmp", "em1")]
     lab.check()
 
     with lab.lock:  # all is over when it is heard
-        alice.run("ip link set em0 name tmp; ip link set em1 name em0; ip link set tmp name em1", check=True)
+        alice.run("; ".join(new_name(*pair) for pair in swap), check=True)
     lab.check()
     assert (em0.if_xname, em1.if_xname) == ("em1", "em0")
 
     with lab.lock:
-        alice.run(
-            "ip link set em0 name tmp; ip link set em2 name em0; ip link set em1 name em2;"
-            "ip link set tmp name em1",
-            check=True,
-        )
+        alice.run("; ".join(new_name(*pair) for pair in turn), check=True)
     lab.check()
     assert (em0.if_xname, em1.if_xname, em2.if_xname) == ("em2", "em1", "em0")
     for ifp in (em0, em1, em2):
@@ -228,7 +226,7 @@ def test_a_name_that_is_taken_on_arrival_is_free_by_then(lab, alice, em0):
     bob = lab.hosts["bob"]
     theirs = bob.nics["em0"]
     with lab.lock:
-        bob.run("ip link set em0 name x0", check=True)
+        bob.run(new_name("em0", "x0"), check=True)
         with Netlink(alice.netns) as netlink:
             netlink.link_set(em0.if_softc.tap.ifindex, netns=bob.netns)
     lab.check()
@@ -276,7 +274,7 @@ def test_what_was_made_by_name_follows_and_goes_with_its_device(lab, alice, em0,
     lab.check()
     alice.run(
         f"ip link set {name} mtu 1400 alias hi; ip link set {name} up; ip addr add 10.9.9.1/24 dev {name};"
-        f"ip link set {name} name x0",
+        + new_name(name, "x0"),
         check=True,
     )
     lab.check()
@@ -316,7 +314,7 @@ def test_the_rule_of_a_fib_goes_where_the_interface_goes(lab, alice, em0):
         return [{(r["iif"], r["table"]) for r in rows if r.get("iif")} for rows in found]
 
     alice.ifconfig("em0 fib 5")
-    alice.run("ip link set em0 name x0", check=True)
+    alice.run(new_name("em0", "x0"), check=True)
     lab.check()
     assert rules(alice) == [{("x0", "5")}] * 2
     em0.if_vmove(guest.vnet)

@@ -166,7 +166,7 @@ def test_every_lost_copy_of_a_frame_is_told(lab, tmp_path):
     path = tmp_path / "run.pcapng"
     one, other = lab.station(name="one"), lab.station(name="other")
     cable = lab.cable(one, other)
-    cable.impair(Duplicate(1.0), Corrupt(0.5), Rate(1e6, burst=1500, frames=3), towards=other)
+    cable.impair(Duplicate(1.0), Corrupt(0.5), Rate(1e6 / PATIENCE, burst=1500, frames=3), towards=other)
     capture = lab.capture(path)
     for _ in range(200):
         one.send(bytes(Ether(dst=other.mac, src=one.mac, type=0x88B5)) + bytes(46))
@@ -435,8 +435,9 @@ def test_one_nic_with_a_filter_and_a_snaplen(lab, tmp_path):
 def test_a_whole_capture_leaves_the_super_frames(lab, tmp_path):
     path = tmp_path / "whole.pcapng"
     alice, bob, _ = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    alice.run("sysctl -qw net.ipv4.tcp_min_tso_segs=32", check=True)  # or a slow machine sends little at once
     capture = lab.capture(path, whole=True)
-    bob.fetch(alice.serve(2_000_000)).wait()
+    bob.fetch(alice.serve(2_000_000)).wait(30 * PATIENCE)
     capture.close()
 
     lengths = [int(row[0]) for row in fields(path, "frame.len")]

@@ -350,7 +350,7 @@ def strangers_try(lab):
 def test_garbage_gets_an_answer_and_harms_nothing(running, garbage):
     lab, alice, _ = running
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(5)
+        client.settimeout(5 * PATIENCE)
         client.connect(lab._control.path)
         client.sendall(garbage)
         answer = client.makefile().readline()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from iflab.drivers import ng_ether_attach
 from iflab.net import IFF
 
-from ..linux_tools import eventually, kernel_flags, link
+from ..linux_tools import PATIENCE, eventually, kernel_flags, link
 
 
 def test_an_epair_connects_two_hosts(lab):
@@ -17,7 +17,7 @@ def test_an_epair_connects_two_hosts(lab):
     lab.wait_links()
 
     assert alice.ping("192.0.2.2").received == 1
-    assert bob.fetch(alice.serve(bytes_=20_000_000)).wait(20) == 20_000_000
+    assert bob.fetch(alice.serve(bytes_=20_000_000)).wait(20 * PATIENCE) == 20_000_000
     lab.check()
 
     bob.ifconfig("epair0b destroy")
@@ -83,7 +83,7 @@ def test_a_python_node_answers_for_the_host_and_lets_the_rest_pass(lab):
         upper = node.connect("upper", lambda frame: lower.send(frame))
 
     assert alice.ping("192.0.2.2", count=2, interval=0.01).received == 2
-    assert bob.fetch(alice.serve(bytes_=300_000)).wait(20) == 300_000
+    assert bob.fetch(alice.serve(bytes_=300_000)).wait(20 * PATIENCE) == 300_000
 
     assert seen == [8, 8]
     upper.disconnect()

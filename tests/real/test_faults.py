@@ -47,7 +47,7 @@ from iflab.faults import (
 from iflab.net import Ifreq
 from iflab.net.altq import CoDel, FqCoDel, TokenBucketRegulator, altq_forgo, altq_use
 
-from ..linux_tools import eventually, kernel_flags, link
+from ..linux_tools import PATIENCE, eventually, kernel_flags, link
 from .test_cli import IFLAB
 
 A, B = "192.0.2.1/24", "192.0.2.2/24"
@@ -64,7 +64,7 @@ def datagrams(alice, bob, count, size=100, gap=0.0):
     receiver = bob.socket(socket.AF_INET, socket.SOCK_DGRAM)
     receiver.bind((BOB, 9999))
     receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 24)
-    receiver.settimeout(3.0)
+    receiver.settimeout(3.0 * PATIENCE)
 
     def receive():
         with contextlib.suppress(TimeoutError):
@@ -120,7 +120,11 @@ def test_every_second_ping_is_lost(lab):
     alice.run("ip neigh replace 192.0.2.2 lladdr 02:00:00:00:00:02 dev em0 nud permanent", check=True)
     cable.impair(LoseEvery(2), towards=bob.nics["em0"])
 
-    assert alice.ping(BOB, 10, timeout=0.1, interval=0.01).received in (4, 5, 6)  # Linux talks unasked
+    assert alice.ping(BOB, 10, timeout=0.1 * PATIENCE, interval=0.01).received in (
+        4,
+        5,
+        6,
+    )  # Linux talks unasked
 
 
 def test_duplicates_reach_the_kernel(lab):
@@ -173,7 +177,7 @@ def test_a_rate_is_what_tcp_gets(lab):
 
     download = bob.fetch(alice.serve(bytes_=size))
 
-    assert download.wait(timeout=30) == size
+    assert download.wait(timeout=30 * PATIENCE) == size
     ideal = (size - 20_000) * 8 / 20e6  # headers make it longer, nothing can make it shorter
     assert ideal <= download.seconds < 1.5 * ideal
     assert cable.account().balances()
@@ -204,7 +208,7 @@ def test_tcp_gets_every_octet_through_all_of_it(lab):
     thread.start()
     received = hashlib.sha256()
     with server, bob.socket(socket.AF_INET, socket.SOCK_STREAM) as client:
-        client.settimeout(60)
+        client.settimeout(60 * PATIENCE)
         client.connect(("192.0.2.1", 8000))
         count = 0
         while chunk := client.recv(65536):
@@ -244,7 +248,7 @@ def test_a_schedule_cuts_and_mends_and_says_so():
             lab.at(-1, cable.cut)
         eventually(lambda: "NO-CARRIER" in kernel_flags(alice, "em0"))
         eventually(lambda: "LOWER_UP" in kernel_flags(alice, "em0"))
-        assert alice.ping(BOB, timeout=2).received == 1
+        assert alice.ping(BOB, timeout=2 * PATIENCE).received == 1
 
     assert said.index("cable0.cut()") < said.index("cable0: cut") < said.index("cable0.mend()")
     assert said.count("alice:em0.rebooted()") == 3
@@ -357,7 +361,7 @@ def test_the_command_line_records_and_replays(tmp_path):
 
     def iflab(*words):
         return subprocess.run(
-            [*IFLAB, *words], capture_output=True, text=True, timeout=60, cwd=tmp_path, env=None
+            [*IFLAB, *words], capture_output=True, text=True, timeout=60 * PATIENCE, cwd=tmp_path, env=None
         )
 
     ran = iflab("run", "lossy.py", "--set", "loss=0.5", "--seed", "3", "--pcap", "x.pcapng")
@@ -403,8 +407,8 @@ def round_trips_under_load(lab, alice, bob):
     alice.run("echo reno > /proc/sys/net/ipv4/tcp_congestion_control", check=True)
     server = alice.serve(bytes_=100_000_000)
     download = bob.fetch(server)
-    time.sleep(1.0)  # slow start is over
-    rtts = alice.ping(BOB, 10, interval=0.05, timeout=3).rtts
+    time.sleep(1.0 * PATIENCE)  # slow start is over
+    rtts = alice.ping(BOB, 10, interval=0.05, timeout=3 * PATIENCE).rtts
     assert not download.done()
     server.close()
     return statistics.median(rtts), download.received
@@ -464,7 +468,7 @@ def test_a_stall_holds_pings_back(lab):
     alice.ping(BOB)
     nic.stall(0.2)
 
-    assert alice.ping(BOB, timeout=2).rtts[0] > 0.15
+    assert alice.ping(BOB, timeout=2 * PATIENCE).rtts[0] > 0.15
     assert em0.if_snd.ifq_len == 0
 
 
@@ -476,7 +480,7 @@ def test_a_flapping_link_is_seen_by_the_kernel(lab):
     eventually(lambda: "NO-CARRIER" in kernel_flags(alice, "em0"))
     assert "LOWER_UP" in kernel_flags(bob, "em0")
     eventually(lambda: "LOWER_UP" in kernel_flags(alice, "em0"))
-    assert alice.ping(BOB, timeout=2).received == 1
+    assert alice.ping(BOB, timeout=2 * PATIENCE).received == 1
     assert nic.struck["flap"] == 1
 
 
@@ -485,7 +489,7 @@ def test_lost_interrupts_are_latency(lab):
     alice.ping(BOB)
     nic.lose_interrupts(1.0, watchdog=0.1)
 
-    assert 0.09 < alice.ping(BOB, timeout=2).rtts[0] < 0.5
+    assert 0.09 < alice.ping(BOB, timeout=2 * PATIENCE).rtts[0] < 0.5
     nic.lose_interrupts(0.0)
     assert alice.ping(BOB).rtts[0] < 0.09
 
@@ -523,7 +527,7 @@ def test_a_nic_is_pulled_out_under_load(lab):
     eventually(lambda: "em0" not in alice.run("ip -o link").stdout)
     assert "NO-CARRIER" in kernel_flags(bob, "em0")
     with pytest.raises(OSError, match=r"timed out|unreachable|reset"):
-        download.wait(timeout=20)
+        download.wait(timeout=20 * PATIENCE)
     assert alice.nics == {}
     assert cable.account().balances()
     em0 = alice.nic("em0", A)  # another one into the same slot

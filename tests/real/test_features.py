@@ -105,7 +105,9 @@ def test_a_device_that_is_up_is_renamed_on_an_older_kernel_with_all_that_it_had(
     alice.run(
         "ip route add default via 192.0.2.254; ip route add 198.51.100.0/24 via 192.0.2.9 table 100 metric 5;"
         "ip -6 route add 2001:db8:9::/48 via 2001:db8::9; ip -6 route add default via 2001:db8::fe;"
-        "ip route add unreachable 203.0.113.0/24; ip addr add 192.0.2.7 peer 192.0.2.8 dev em0",
+        "ip route add unreachable 203.0.113.0/24; ip addr add 192.0.2.7 peer 192.0.2.8 dev em0;"
+        "ip neigh add 192.0.2.9 lladdr 02:00:00:00:00:09 dev em0;"
+        "ip neigh add 2001:db8::9 lladdr 02:00:00:00:00:09 dev em0",
         check=True,
     )
 
@@ -121,7 +123,9 @@ def test_a_device_that_is_up_is_renamed_on_an_older_kernel_with_all_that_it_had(
         lines = {line for block in routes for line in block if line and "fe80" not in line}
         for word in drop:
             lines = {line.replace(word, "") for line in lines}
-        return addresses, {" ".join(line.replace("em7", "em0").split()) for line in lines}
+        neighbours = {(row["dst"], row["lladdr"]) for row in ip(alice, "neigh", "show", "nud", "permanent")}
+        assert len(neighbours) == 2
+        return addresses, neighbours, {" ".join(line.replace("em7", "em0").split()) for line in lines}
 
     before = account()
     with OldNetlink(alice.netns) as netlink:
@@ -185,6 +189,13 @@ class TestWithoutNoticesOfGroups:
                 program.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, self.MEMBERSHIP)
                 assert self.news(alice, 1) == 1
             alice.lab.check()  # learns that it left; until then the filter may let too much through
+
+    def test_netstat_lists_what_a_program_joined_a_moment_ago(self, alice):
+        with alice.socket(socket.AF_INET, socket.SOCK_DGRAM) as program:
+            assert self.GROUP not in alice.netstat("-g")
+            program.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, self.MEMBERSHIP)
+            assert self.GROUP in alice.netstat("-g", "-n")
+        assert self.GROUP not in alice.netstat("-gn")
 
     def test_a_flood_of_strange_frames_is_not_looked_into_one_by_one(self, alice, monkeypatch):
         looks = []

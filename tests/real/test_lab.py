@@ -125,7 +125,7 @@ def test_a_socket_of_the_host_in_our_own_process(lab):
         bob.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
     ):
         server.bind(("192.0.2.1", 5000))
-        server.settimeout(2)
+        server.settimeout(2 * PATIENCE)
         client.sendto(b"hello", ("192.0.2.1", 5000))
 
         data, (address, _) = server.recvfrom(100)
@@ -182,7 +182,7 @@ def test_dnsmasq_works_as_on_a_real_machine(lab, tmp_path):
     query = b"\x12\x34\x01\x00\x00\x01" + bytes(6) + b"\x07example\x04test\x00\x00\x01\x00\x01"
 
     with bob.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(3)
+        sock.settimeout(3 * PATIENCE)
         sock.sendto(query, ("192.0.2.1", 53))
         answer = sock.recv(512)
 

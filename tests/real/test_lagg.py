@@ -12,7 +12,7 @@ import pytest
 
 from iflab.net import LinkState
 
-from ..linux_tools import eventually, kernel_flags, link, need
+from ..linux_tools import PATIENCE, eventually, kernel_flags, link, need
 from .test_vlan import dissected
 
 
@@ -34,7 +34,7 @@ def test_tcp_and_ping_through_two_links(lab, proto):
     alice, bob, cables = two(lab, proto)
 
     assert alice.ping("192.0.2.2").received == 1
-    assert bob.fetch(alice.serve(bytes_=5_000_000, address="192.0.2.1")).wait(20) == 5_000_000
+    assert bob.fetch(alice.serve(bytes_=5_000_000, address="192.0.2.1")).wait(20 * PATIENCE) == 5_000_000
 
     assert link(alice, "lagg0")["address"] == link(alice, "em0")["address"] == link(alice, "em1")["address"]
     for cable in cables:
@@ -50,7 +50,7 @@ def test_failover_under_tcp_loses_nothing_for_good_and_recovers_fast(lab):
     eventually(lambda: download.received > 1_000_000)
 
     cables[0].cut()
-    assert download.wait(20) == 20_000_000
+    assert download.wait(20 * PATIENCE) == 20_000_000
 
     assert cables[1].account().sent > 0
     assert "laggport: em1 flags=4<ACTIVE>" in alice.ifconfig("lagg0")
@@ -69,7 +69,7 @@ def test_what_is_sent_after_the_link_event_arrives(lab, proto):
         bob.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver,
     ):
         receiver.bind(("192.0.2.2", 7))
-        receiver.settimeout(2)
+        receiver.settimeout(2 * PATIENCE)
         sender.sendto(b"first", ("192.0.2.2", 7))
         assert receiver.recv(10) == b"first"
         receiver.settimeout(0.1)
@@ -78,7 +78,7 @@ def test_what_is_sent_after_the_link_event_arrives(lab, proto):
         receiver.settimeout(2)
 
         cables[0].cut()
-        assert told.wait(2)
+        assert told.wait(2 * PATIENCE)
         with lab.lock:
             pass  # both ends have heard
         for n in range(200):
@@ -126,7 +126,7 @@ def test_vlan_over_lagg_over_two_nics(lab):
     cables[1].mend()
     eventually(lambda: "LOWER_UP" in kernel_flags(alice, "vlan0"))
     assert eventually(lambda: alice.ping("198.51.100.2", timeout=0.3).received)
-    assert bob.fetch(alice.serve(bytes_=1_000_000, address="198.51.100.1")).wait(20) == 1_000_000
+    assert bob.fetch(alice.serve(bytes_=1_000_000, address="198.51.100.1")).wait(20 * PATIENCE) == 1_000_000
     lab.check()
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from iflab.linux import InvalidName, KernelRefused, Monitor, Netlink, Netns, Tap, TimerFd, sysctl
 
-from ..linux_tools import eventually
+from ..linux_tools import PATIENCE, eventually
 
 
 @pytest.fixture
@@ -258,7 +258,7 @@ def test_a_timer_fires_once_and_in_time():
     began = time.monotonic()
     timer.set(began + 0.02)
 
-    assert select.select([timer], [], [], 1)[0]
+    assert select.select([timer], [], [], PATIENCE)[0]
     assert time.monotonic() - began >= 0.02
     timer.clear()
     assert not select.select([timer], [], [], 0)[0]

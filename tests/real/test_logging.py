@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 
-from tests.linux_tools import eventually
+from tests.linux_tools import PATIENCE, eventually
 
 
 def test_the_interface_layers_messages_are_the_kernels(lab, caplog):
@@ -31,7 +31,7 @@ def test_every_logger_is_in_the_tree_and_silent_unless_asked():
         "ours = [n for n in logging.root.manager.loggerDict if n.startswith('iflab')]\n"
         "assert all(n == 'iflab' or n.startswith('iflab.') for n in ours), ours\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60 * PATIENCE)
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
@@ -59,7 +59,7 @@ def test_v_and_vv(tmp_path):
             "run",
             str(tmp_path / "lossy.py"),
         ]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120 * PATIENCE)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stderr
 

@@ -11,7 +11,7 @@ from scapy.layers.l2 import Ether
 
 from iflab.net import IFF, Ifreq, LinkState
 
-from ..linux_tools import eventually, ip, kernel_flags, link, need
+from ..linux_tools import PATIENCE, eventually, ip, kernel_flags, link, need
 
 
 @pytest.fixture
@@ -269,7 +269,7 @@ def test_a_frame_from_if_input_is_the_hosts(alice_em0, lab):
     lab.station(em0)
     with alice.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88B5)) as listener:
         listener.bind(("em0", 0x88B5))
-        listener.settimeout(2)
+        listener.settimeout(2 * PATIENCE)
 
         em0.if_input(em0.lladdr + bytes(6) + b"\x88\xb5" + b"from nowhere".ljust(46, b"\0"))
 
@@ -285,7 +285,7 @@ def test_a_frame_from_if_transmit_is_on_the_cable_in_queue_order(alice_em0, lab)
 
     numbers = []
     while len(numbers) < 20:
-        frame = station.recv_frame(timeout=2)
+        frame = station.recv_frame(timeout=2 * PATIENCE)
         if frame[12:14] == b"\x88\xb5":
             numbers.append(frame[14])
     assert numbers == list(range(20))
@@ -322,7 +322,7 @@ def test_a_device_that_somebody_moves_takes_its_ifnet_along(lab, alice_em0):
     lab.wait_links()
     bob.run(["ip", "neigh", "add", "192.0.2.9", "lladdr", station.mac, "dev", "em0"], check=True)
     ping = Ether(dst=em0.lladdr.hex(":")) / IP(src="192.0.2.9", dst="192.0.2.1") / ICMP()
-    assert station.sr1(ping, timeout=2) is not None
+    assert station.sr1(ping, timeout=2 * PATIENCE) is not None
 
 
 def test_borrowed_nics_come_home_when_their_host_dies(lab, alice_em0):

@@ -261,7 +261,7 @@ def test_a_station_gets_finished_frames(lab):
         send_train(client, [bytes(1000)] * 4, ("192.0.2.9", 9))
         got = []
         while len(got) < 4:
-            octets = station.recv_frame(timeout=2)
+            octets = station.recv_frame(timeout=2 * PATIENCE)
             assert octets is not None
             if UDP in Ether(octets):
                 got.append(octets)
@@ -299,7 +299,7 @@ def test_a_tagged_super_frame_is_cut_for_who_must_see_its_pieces(lab, protocol):
 
     got = []
     while len(got) < 3:
-        octets = station.recv_frame(timeout=2)
+        octets = station.recv_frame(timeout=2 * PATIENCE)
         assert octets is not None
         if Dot1Q in Ether(octets):
             got.append(octets)

@@ -14,7 +14,7 @@ from scapy.sendrecv import AsyncSniffer
 from iflab import LabError
 from iflab.bpf import FilterError, Sniffer, compile_filter, filters
 from iflab.net import Ifreq
-from tests.linux_tools import eventually, kernel_flags, need
+from tests.linux_tools import PATIENCE, eventually, kernel_flags, need
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_a_nic_hears_both_directions_with_names_and_times(lab, pair):
     alice, _bob, _ = pair
     with lab.tap(alice, filter="icmp") as sniffer:
         assert alice.ping("192.0.2.2", count=2).received == 2
-        heard = [sniffer.wait(2) for _ in range(4)]
+        heard = [sniffer.wait(2 * PATIENCE) for _ in range(4)]
 
     assert [each.direction for each in heard] == ["out", "in", "out", "in"]
     assert {each.where for each in heard} == {"alice:em0"}
@@ -56,7 +56,9 @@ def test_one_direction(lab, pair, direction):
     alice, _, _ = pair
     with lab.tap("alice:em0", filter="icmp", direction=direction) as sniffer:
         alice.ping("192.0.2.2", count=2)
-        kinds = [packet[ICMP].type for packet in (Sniffer.packet(sniffer.wait(2)) for _ in range(2))]
+        kinds = [
+            packet[ICMP].type for packet in (Sniffer.packet(sniffer.wait(2 * PATIENCE)) for _ in range(2))
+        ]
         assert sniffer.wait(0.1) is None
 
     assert kinds == ([0, 0] if direction == "in" else [8, 8])
@@ -69,7 +71,7 @@ def test_before_and_after_the_hardware_filter(lab):
     with lab.tap(em0, direction="in") as behind, lab.tap(em0, direction="in", before_filter=True) as before:
         station.send(foreign)
 
-        assert before.wait(2).octets == foreign
+        assert before.wait(2 * PATIENCE).octets == foreign
         assert behind.wait(0.1) is None
 
 
@@ -82,7 +84,7 @@ def test_promisc_opens_the_filter_as_long_as_it_listens(lab):
     with lab.tap(em0, direction="in", promisc=True) as sniffer:
         eventually(lambda: "PROMISC" in kernel_flags(alice, "em0"))
         station.send(foreign)
-        assert sniffer.wait(2).octets == foreign
+        assert sniffer.wait(2 * PATIENCE).octets == foreign
 
     eventually(lambda: "PROMISC" not in kernel_flags(alice, "em0"))
 
@@ -116,7 +118,7 @@ def test_scapys_sniff_with_scapys_signature(lab, pair):
         cable,
         filter="ip",
         count=3,
-        timeout=5,
+        timeout=5 * PATIENCE,
         lfilter=lambda packet: ICMP in packet and packet[ICMP].type == 8,
         prn=lambda packet: seen.append(packet.summary()),
     )
@@ -135,7 +137,7 @@ def test_scapys_own_sniffer_on_ours_misses_nothing(lab):
         sniffer.start()
         for number in range(500):
             one.send(frame_to(other.mac, number))
-        sniffer.join(timeout=20)
+        sniffer.join(timeout=20 * PATIENCE)
 
         assert len(sniffer.results) == 500
 
@@ -187,7 +189,7 @@ def test_a_live_iterator_ends_when_the_nic_goes(lab, pair):
     thread.start()
     alice.ping("192.0.2.2", count=2)
     em0.if_detach()
-    thread.join(5)
+    thread.join(5 * PATIENCE)
 
     assert not thread.is_alive()
     assert found == [8, 0, 8, 0]
@@ -198,7 +200,7 @@ def test_closing_the_lab_ends_every_sniffer(lab, pair):
     thread = threading.Thread(target=lambda: list(sniffer))
     thread.start()
     lab.close()
-    thread.join(5)
+    thread.join(5 * PATIENCE)
 
     assert not thread.is_alive()
 

@@ -12,7 +12,7 @@ from scapy.layers.l2 import Ether
 from iflab.drivers.carp import State
 from iflab.net import LinkState
 
-from ..linux_tools import eventually, ip, kernel_flags, link, need
+from ..linux_tools import PATIENCE, eventually, ip, kernel_flags, link, need
 from .test_carp import state
 
 
@@ -45,7 +45,7 @@ def test_a_tower_of_devices_carries_and_answers_for_a_shared_address(lab):
     eventually(lambda: carp.state is State.MASTER, timeout=8)
     assert eventually(lambda: bob.ping("192.0.2.100", timeout=0.3).received)
     assert [n["lladdr"] for n in ip(bob, "neigh") if n["dst"] == "192.0.2.100"] == ["00:00:5e:00:01:05"]
-    assert bob.fetch(alice.serve(bytes_=2_000_000, address="192.0.2.1")).wait(20) == 2_000_000
+    assert bob.fetch(alice.serve(bytes_=2_000_000, address="192.0.2.1")).wait(20 * PATIENCE) == 2_000_000
 
     for name in ("em0", "em1", "lagg0", "vlan0", "vlan1"):
         assert "PROMISC" in kernel_flags(alice, name), name

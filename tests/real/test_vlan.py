@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ..linux_tools import eventually, kernel_flags, link, need
+from ..linux_tools import PATIENCE, eventually, kernel_flags, link, need
 
 
 def trunk(lab, *tags):
@@ -50,7 +50,7 @@ def test_tcp_through_a_vlan_with_what_hosts_leave_undone(lab, hooked):
     if hooked:
         cable.add_hook(lambda frame: longest.append(len(frame)))
 
-    assert bob.fetch(alice.serve(bytes_=5_000_000, address="192.0.10.1")).wait(20) == 5_000_000
+    assert bob.fetch(alice.serve(bytes_=5_000_000, address="192.0.10.1")).wait(20 * PATIENCE) == 5_000_000
 
     if hooked:
         assert max(longest) == 1518
@@ -90,7 +90,7 @@ def test_qinq(lab, tmp_path):
     lab.wait_links()
 
     assert alice.ping("192.0.2.2", size=1400).received == 1
-    assert bob.fetch(alice.serve(bytes_=1_000_000)).wait(20) == 1_000_000
+    assert bob.fetch(alice.serve(bytes_=1_000_000)).wait(20 * PATIENCE) == 1_000_000
 
     capture.close()
     rows = dissected(lab, path, "ieee8021ad.id", "vlan.id", "icmp.type")

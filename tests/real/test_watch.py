@@ -21,13 +21,13 @@ from scapy.utils import PcapNgReader
 
 from iflab import Lab
 from iflab.faults import Corrupt, Loss
-from tests.linux_tools import eventually, link, need
+from tests.linux_tools import PATIENCE, eventually, link, need
 
 IFLAB = [sys.executable, "-c", "from iflab.cli import main; main()"]
 
 
 def iflab(*words, **options):
-    return subprocess.run([*IFLAB, *words], capture_output=True, text=True, timeout=60, **options)
+    return subprocess.run([*IFLAB, *words], capture_output=True, text=True, timeout=60 * PATIENCE, **options)
 
 
 @pytest.fixture
@@ -73,9 +73,9 @@ def test_sniff_pipes_into_tshark(lab, chatter):
         [*IFLAB, "sniff", lab.name, "cable0", "-c", "4", "-w", "-", "icmp"], stdout=subprocess.PIPE
     )
     words = ["tshark", "-n", "-r", "-", "-T", "fields", "-e", "frame.interface_name", "-e", "ip.proto"]
-    theirs = subprocess.run(words, stdin=ours.stdout, capture_output=True, text=True, timeout=60)
+    theirs = subprocess.run(words, stdin=ours.stdout, capture_output=True, text=True, timeout=60 * PATIENCE)
 
-    assert ours.wait(10) == 0
+    assert ours.wait(10 * PATIENCE) == 0
     rows = [line.split("\t") for line in theirs.stdout.splitlines()]
     assert len(rows) == 4
     assert {row[1] for row in rows} == {"1"}
@@ -89,7 +89,7 @@ def test_a_reader_that_goes_is_no_error_for_anybody(lab, chatter, caplog):
     assert ours.stdout.read(100)
     ours.stdout.close()
 
-    assert ours.wait(20) == 0
+    assert ours.wait(20 * PATIENCE) == 0
     assert ours.stderr.read() == b""
     ours.stderr.close()
     eventually(lambda: not lab.wires["cable0"].taps)
@@ -104,7 +104,7 @@ def test_sniff_writes_a_private_file_until_the_lab_ends(lab, pair, tmp_path):
     alice.ping("192.0.2.2", count=5, interval=0.01)
     lab.close()
 
-    assert ours.wait(20) == 0
+    assert ours.wait(20 * PATIENCE) == 0
     assert path.stat().st_mode & 0o777 == 0o600
     with PcapNgReader(str(path)) as reader:
         assert len(list(reader)) == 10
@@ -120,7 +120,7 @@ def test_a_reader_that_stops_reading_holds_nobody_up(lab, pair):
 
     assert time.monotonic() - began < 30
     ours.stdout.close()
-    ours.wait(20)
+    ours.wait(20 * PATIENCE)
     assert cable.account().dropped.keys() <= {"unplugged"}
 
 
@@ -210,7 +210,7 @@ def on_a_terminal(words, columns=80, lines=24):
         while part := os.read(main, 65536):
             shown += part
     os.close(main)
-    assert ours.wait(20) == 0
+    assert ours.wait(20 * PATIENCE) == 0
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
 
 
@@ -294,7 +294,9 @@ def test_wireshark_lists_the_nics_and_captures_on_them(lab, chatter, tmp_path):
     need("tshark", "tshark")
     installed = iflab("extcap", "--install", "--dir", str(tmp_path))
     assert installed.stdout.strip() == str(tmp_path / "iflab")
-    folders = subprocess.run(["tshark", "-G", "folders"], capture_output=True, text=True, timeout=60).stdout
+    folders = subprocess.run(
+        ["tshark", "-G", "folders"], capture_output=True, text=True, timeout=60 * PATIENCE
+    ).stdout
     (folder,) = (
         line.split(":", 1)[1].strip() for line in folders.splitlines() if line.startswith("Extcap path")
     )
@@ -303,7 +305,7 @@ def test_wireshark_lists_the_nics_and_captures_on_them(lab, chatter, tmp_path):
         """With our script where Wireshark looks, in a mount namespace of its own."""
         command = f"mount --bind {tmp_path} {folder} && exec tshark {shlex.join(words)}"
         return subprocess.run(
-            ["unshare", "-m", "sh", "-c", command], capture_output=True, text=True, timeout=60
+            ["unshare", "-m", "sh", "-c", command], capture_output=True, text=True, timeout=60 * PATIENCE
         )
 
     place = f"iflab@{lab.name}.{os.getpid()}@alice:em0"

@@ -20,7 +20,7 @@ from iflab.report import ReportError, recorder
 from iflab.report.ladder import build
 from iflab.report.topology import lay_out
 from iflab.report.words import seconds
-from tests.linux_tools import need
+from tests.linux_tools import PATIENCE, need
 
 ROOT = Path(__file__).parents[2]
 QUIET = (
@@ -35,7 +35,7 @@ def chromium(page, *words):
     profile = tempfile.mkdtemp(prefix="iflab-test-")
     try:
         command = ["chromium", *QUIET, f"--user-data-dir={profile}", *words, page.as_uri()]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=110)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=110 * PATIENCE)
     finally:
         shutil.rmtree(profile, ignore_errors=True)
     assert done.returncode == 0, done.stderr
@@ -54,7 +54,7 @@ def flap(tmp_path_factory):
     path = tmp_path_factory.mktemp("report") / "flap.html"
     words = ["run", "06", "--report", str(path), "--seed", "7"]
     command = [sys.executable, "-c", "from iflab.cli import main; main()", *words]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=110)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=110 * PATIENCE)
     assert done.returncode == 0, done.stdout + done.stderr
     return path
 
@@ -268,7 +268,7 @@ def test_a_failed_scenario_is_told_with_its_assertions(tmp_path):
     )
     command = [sys.executable, "-c", "from iflab.cli import main; main()", "run", str(scenario)]
     done = subprocess.run(
-        [*command, "--report", str(path), "--json"], capture_output=True, text=True, timeout=60
+        [*command, "--report", str(path), "--json"], capture_output=True, text=True, timeout=60 * PATIENCE
     )
 
     assert done.returncode == 1
@@ -289,7 +289,7 @@ def test_a_place_where_no_report_can_be(tmp_path):
             "--report",
             report,
         ]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
+        return subprocess.run(command, capture_output=True, text=True, timeout=60 * PATIENCE, cwd=ROOT)
 
     early = run(str(tmp_path / "nowhere" / "x.html"))
     assert (early.returncode, early.stdout) == (2, "")

@@ -13,7 +13,7 @@ from iflab.faults import Delay, Loss
 from iflab.linux import Netlink
 from iflab.net import IFF, Ifreq, UserBuffer, is_unfinished
 
-from ..linux_tools import eventually
+from ..linux_tools import eventually, new_name
 from ..pure.devices import World, framed
 
 
@@ -77,7 +77,7 @@ def test_groups_follow_a_nic_to_another_host_and_through_a_change_of_its_name(la
     assert GROUP in multicast(bob, "em0")
     em0.if_delmulti("233.252.0.9")
     with lab.lock:  # the ifnet has not heard of the name yet
-        bob.run("ip link set em0 name lan0", check=True)
+        bob.run(new_name("em0", "lan0"), check=True)
         assert em0.if_xname == "em0"
         em0.if_addmulti("233.252.0.9")
     assert GROUP in multicast(bob, "lan0")
@@ -89,7 +89,7 @@ def test_a_nic_that_is_renamed_by_the_host_while_it_moves_is_found_there(lab):
     alice, bob = lab.host("alice"), lab.host("bob")
     em0 = alice.nic("em0", "192.0.2.1/24")
     with lab.lock:
-        alice.run("ip link set em0 name lan0", check=True)
+        alice.run(new_name("em0", "lan0"), check=True)
         em0.if_vmove(bob.vnet)
 
     eventually(lambda: em0.if_xname == "lan0")

@@ -50,6 +50,21 @@ def test_what_cannot_be_is_refused_in_one_line_before_anything_is_done(words, st
     assert (done.returncode, done.stdout, done.stderr) == (status, "", f"provision: {text}\n")
 
 
+@pytest.mark.parametrize("name", ["folder", "file", "folder/precious"])
+def test_no_virtual_environment_is_made_in_place_of_what_is_there(name, tmp_path):
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "folder" / "precious", tmp_path / "file"):
+        path.write_text("precious")
+    done = provision("--venv", str(tmp_path / name))
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"provision: --venv {tmp_path / name} is there and no virtual environment; "
+        "name another, or an empty directory\n"
+    )
+    assert (tmp_path / "folder" / "precious").read_text() == (tmp_path / "file").read_text() == "precious"
+
+
 def test_help_names_every_option():
     done = provision("--help")
 

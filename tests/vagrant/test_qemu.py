@@ -2,17 +2,22 @@
 
 import argparse
 import os
+import re
 import shlex
+import signal
 import subprocess
 import sys
+import tempfile
+import termios
 import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from ..conftest import ROOT
-from ..linux_tools import PATIENCE
+from ..linux_tools import PATIENCE, eventually, need
 from .script import SCRIPT, VAGRANT, qemu
 
 SETTINGS = argparse.Namespace(accel="tcg", cpus=2, memory=512, user=False, quiet=True)
@@ -96,9 +101,12 @@ def test_words_after_run_are_the_commands_own():
 
 def test_the_command_runs_where_the_caller_stands(monkeypatch):
     monkeypatch.chdir(VAGRANT)
-    assert qemu.guest_command(["echo", "a b"]) == "cd /vagrant/vagrant\nexec echo 'a b'\n"
+    monkeypatch.delenv("IFLAB_PATIENCE", raising=False)
+    assert (
+        qemu.guest_command(["echo", "a b"]) == "cd /vagrant/vagrant\nexec env PYTHONUNBUFFERED=1 echo 'a b'\n"
+    )
     monkeypatch.chdir("/")
-    assert qemu.guest_command(["ls"]) == "cd /vagrant\nexec ls\n"
+    assert qemu.guest_command(["ls"]) == "cd /vagrant\nexec env PYTHONUNBUFFERED=1 ls\n"
 
 
 def test_the_script_for_the_vm_is_one_that_a_shell_runs(tmp_path, monkeypatch):
@@ -112,7 +120,19 @@ def test_the_script_for_the_vm_is_one_that_a_shell_runs(tmp_path, monkeypatch):
     )
 
     assert done.stdout == "it's|$HOME|*|"
-    assert "IFLAB_PATIENCE=10" in text
+
+
+@pytest.mark.parametrize("told", ["zero", "0", "-1", "inf", "nan"])
+def test_patience_of_the_caller_is_passed_on_and_else_that_of_an_emulated_processor(told, monkeypatch):
+    monkeypatch.delenv("IFLAB_PATIENCE", raising=False)
+    assert "IFLAB_PATIENCE" not in qemu.guest_command(["true"])
+    assert "IFLAB_PATIENCE=10 PYTEST_TIMEOUT=1200 true" in qemu.guest_command(["true"], emulated=True)
+    monkeypatch.setenv("IFLAB_PATIENCE", "2.5")
+    for settings in ({}, {"emulated": True}, {"user": True}):
+        assert "IFLAB_PATIENCE=2.5 PYTEST_TIMEOUT=300 true" in qemu.guest_command(["true"], **settings)
+    monkeypatch.setenv("IFLAB_PATIENCE", told)
+    with pytest.raises(qemu.Failure, match=f"IFLAB_PATIENCE={told} is no number above 0"):
+        qemu.guest_command(["true"])
 
 
 def test_an_ordinary_user_gets_nothing_of_roots_environment(monkeypatch):
@@ -166,6 +186,9 @@ def test_an_image_is_built_again_when_what_it_was_built_from_changes(image, tmp_
     assert qemu.wanted_key(image) == before
     (copy / "provision.sh").write_text("#")
     assert qemu.wanted_key(image) != before
+    (copy / "provision.sh").write_bytes((VAGRANT / "provision.sh").read_bytes())
+    monkeypatch.setattr(qemu, "_INITRAMFS_HOOK", "")
+    assert qemu.wanted_key(image) != before
 
     def build(image):
         built.append(image)
@@ -205,6 +228,105 @@ def test_an_image_in_use_is_not_built_again_under_its_user(image, monkeypatch):
         assert not built.wait(0.3)
     assert built.wait(5 * PATIENCE)
     other.join()
+
+
+@pytest.fixture
+def building(tmp_path, monkeypatch):
+    """``building(text)``: mmdebstrap is that shell program now, and the folder of the image is what is returned."""
+    if os.geteuid() != 0:
+        pytest.skip("the mounts of a build are those of root here")
+    if not Path("/usr/share/keyrings/debian-archive-keyring.gpg").exists():
+        pytest.skip("debian-archive-keyring is not installed: apt install debian-archive-keyring")
+    need("mke2fs", "e2fsprogs")
+    place = tmp_path / "bin"
+    place.mkdir()
+    monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
+    monkeypatch.setenv("IFLAB_VM_DIR", str(tmp_path / "images"))
+
+    def become(text):
+        program = place / "mmdebstrap"
+        program.write_text(f"#!/bin/sh\n{text}\n")
+        program.chmod(0o755)
+        return tmp_path / "images" / "debian13"
+
+    return become
+
+
+def test_a_build_that_fails_is_told_with_its_last_words_and_leaves_its_log_alone(building):
+    folder = building("echo E: no mirror answers; exit 1")
+    done = run("build")
+
+    assert done.returncode == 125
+    assert f"the image was not built; {folder}/build.log ends with:\nE: no mirror answers\n" in done.stderr
+    assert sorted(os.listdir(folder)) == ["build.log", "lock"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_of_a_build_that_is_ended_no_process_and_no_mount_stays_and_the_next_one_clears_away(
+    number, building, tmp_path
+):
+    mark = f"{time.monotonic_ns() % 10**9}.5"
+    target = tmp_path / "mounted"
+    target.mkdir()
+    folder = building(
+        f"mount -t tmpfs none {target}; touch {target}/here; sleep {mark} & touch {tmp_path}/begun; wait"
+    )
+
+    def sleepers():
+        return [p.pid for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", mark]]
+
+    program = subprocess.Popen(
+        [sys.executable, str(SCRIPT), "build"], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    eventually((tmp_path / "begun").exists)
+    eventually(sleepers)
+    program.send_signal(number)
+    program.communicate()
+
+    eventually(lambda: not sleepers())
+    assert str(target) not in Path("/proc/mounts").read_text()
+    assert list(target.iterdir()) == []
+
+    building("exit 1")
+    assert run("build").returncode == 125
+    assert sorted(os.listdir(folder)) == ["build.log", "lock"]
+
+
+def test_an_image_is_deleted_when_nobody_uses_it_and_who_waits_finds_a_fresh_folder(image, capfd):
+    deleted = threading.Event()
+
+    def clean():
+        qemu.clean(image)
+        deleted.set()
+
+    with qemu.ready(image):
+        other = threading.Thread(target=clean)
+        other.start()
+        text = "vagrant/qemu: the image of Debian 13 is in use: waiting until its other users are done\n"
+        eventually(lambda: text in capfd.readouterr().err)
+        assert not deleted.wait(0.1)
+        assert image.key.exists()
+    assert deleted.wait(5 * PATIENCE)
+    other.join()
+    assert not image.folder.exists()
+    with qemu.locked(image, alone=True):
+        assert os.listdir(image.folder) == ["lock"]
+    assert run("clean", "now").returncode == 2
+    assert run("clean").returncode == 0
+    assert run("clean").returncode == 0  # nothing there is nothing to say
+
+
+@pytest.mark.parametrize("words", [["build"], ["run", "true"]])
+@pytest.mark.parametrize("place", ["/proc/nowhere", "/etc/passwd"])
+def test_a_folder_that_cannot_be_gets_one_line(words, place):
+    need(qemu.QEMU, "qemu-system-x86")
+    done = run(*words, IFLAB_VM_DIR=place)
+
+    assert done.returncode == 2
+    assert re.fullmatch(
+        rf"vagrant/qemu: no image can be in {place}/debian13 \(.*\): name another folder in IFLAB_VM_DIR\n",
+        done.stderr,
+    )
 
 
 def test_a_script_of_the_build_is_one_that_a_shell_reads(image, tmp_path):
@@ -282,12 +404,74 @@ def test_a_command_that_takes_too_long_is_ended(image, play, tmp_path):
 
 def test_nothing_is_left_of_a_vm(image, play):
     play("os.write(fds['status'], b'0')")
+    before = os.listdir("/proc/self/fd"), os.listdir(tempfile.gettempdir())
     vm = qemu.Vm(image, SETTINGS, ["true"])
-    assert vm._work.is_dir()
-    vm.run(None)
+    assert vm.run(None) == 0
     vm.close()
 
-    assert not vm._work.exists()
+    assert os.listdir("/proc/self/fd") == before[0]
+    assert not [
+        name
+        for name in os.listdir(tempfile.gettempdir())
+        if name not in before[1] and name.startswith("iflab-vm")
+    ]
+
+
+def waiting(pid):
+    """A played qemu that tells its number and waits."""
+    return f"open({str(pid)!r} + '.new', 'w').write(str(os.getpid()))\n" + (
+        f"os.rename({str(pid)!r} + '.new', {str(pid)!r}); time.sleep(600)"
+    )
+
+
+def gone(pid):
+    return not Path("/proc", pid).exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_a_run_that_is_ended_from_outside_takes_its_vm_along(number, status, image, play, tmp_path):
+    pid = tmp_path / "pid"
+    play(waiting(pid))
+    program = subprocess.Popen(
+        [sys.executable, str(SCRIPT), "--accel", "tcg", "run", "true"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+    )
+    eventually(pid.exists)
+    before = sorted(tmp_path.iterdir())
+    program.send_signal(number)
+    out, err = program.communicate()
+
+    assert (program.returncode, out) == (status, "")
+    assert err == "vagrant/qemu: Debian 13, Linux 6.12.0-test, software emulation, 2 cores\n"
+    eventually(lambda: gone(pid.read_text()))
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_the_terminal_is_as_it_was_after_a_shell_whose_time_is_over(image, play, tmp_path):
+    """A qemu that is killed cannot do so itself."""
+    play("import tty; tty.setraw(0); os.set_blocking(0, False); time.sleep(600)")
+    ours, theirs = os.openpty()
+    try:
+        before = termios.tcgetattr(theirs)
+        done = subprocess.run(
+            [sys.executable, str(SCRIPT), "--accel", "tcg", "--timeout", str(int(2 * PATIENCE)), "shell"],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert done.returncode == 124, done.stderr
+        assert termios.tcgetattr(theirs) == before
+        assert os.get_blocking(theirs)
+    finally:
+        os.close(ours)
+        os.close(theirs)
 
 
 def test_a_comma_in_a_path_is_no_option_of_qemu(tmp_path, monkeypatch, play):

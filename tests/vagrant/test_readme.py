@@ -19,7 +19,7 @@ def test_its_commands_for_qemu_are_understood(line, monkeypatch):
 
 
 def test_the_variables_that_it_names_are_read_by_someone():
-    sources = [*VAGRANT.iterdir(), ROOT / "tests" / "linux_tools.py"]
+    sources = [*VAGRANT.iterdir(), ROOT / "tests" / "patience.py"]
     text = "".join(path.read_text() for path in sources if path.is_file() and path.name != "README.md")
     named = set(re.findall(r"\bIFLAB_\w+", README))
     assert named >= {"IFLAB_CPUS", "IFLAB_MEMORY", "IFLAB_BOX", "IFLAB_VM_DIR"}

@@ -82,22 +82,22 @@ def no_machine(monkeypatch):
 
 
 def test_a_question_that_names_no_address_gets_the_stations(one, other, no_machine):
-    reply = one.sr1(Ether() / ARP(pdst="192.0.2.2"), timeout=2)
+    reply = one.sr1(Ether() / ARP(pdst="192.0.2.2"), timeout=2 * PATIENCE)
 
-    asked = Ether(other.recv_frame(timeout=1))
+    asked = Ether(other.recv_frame(timeout=PATIENCE))
     assert (asked.src, asked.dst) == (ONE, "ff:ff:ff:ff:ff:ff")
     assert (asked[ARP].hwsrc, asked[ARP].psrc) == (ONE, "192.0.2.1")
     assert reply[ARP].hwsrc == OTHER
 
 
 def test_ping_above_ip_gets_its_ethernet_header(one, echo, no_machine):
-    reply = one.sr1(IP(dst="192.0.2.7") / ICMP(seq=5), timeout=2)
+    reply = one.sr1(IP(dst="192.0.2.7") / ICMP(seq=5), timeout=2 * PATIENCE)
 
     assert (reply[IP].src, reply[IP].dst, reply[ICMP].seq) == ("192.0.2.7", "192.0.2.1", 5)
 
 
 def test_srp_expands_a_set_of_addresses(one, other, no_machine):
-    answered, unanswered = one.srp(Ether() / ARP(pdst="192.0.2.0/30"), timeout=0.1)
+    answered, unanswered = one.srp(Ether() / ARP(pdst="192.0.2.0/30"), timeout=0.1 * PATIENCE)
 
     assert [(q[ARP].pdst, a[ARP].psrc) for q, a in answered] == [("192.0.2.2", "192.0.2.2")]
     assert [q[ARP].pdst for q in unanswered] == ["192.0.2.0", "192.0.2.1", "192.0.2.3"]
@@ -106,8 +106,8 @@ def test_srp_expands_a_set_of_addresses(one, other, no_machine):
 def test_srp1_and_the_threaded_way_answer_too(one, echo, no_machine):
     ping = Ether(dst=OTHER) / IP(dst="192.0.2.7") / ICMP(id=3)
 
-    assert one.srp1(ping, timeout=2)[ICMP].id == 3
-    assert len(one.sr([ping, ping / b"x"], timeout=2, threaded=True)[0]) == 2
+    assert one.srp1(ping, timeout=2 * PATIENCE)[ICMP].id == 3
+    assert len(one.sr([ping, ping / b"x"], timeout=2 * PATIENCE, threaded=True)[0]) == 2
 
 
 def test_many_questions_are_all_answered(one, echo):
@@ -123,7 +123,7 @@ def test_an_answer_is_not_older_than_its_question(one, echo):
     stale = Ether(src=OTHER, dst=ONE) / IP(src="192.0.2.7", dst="192.0.2.1") / ICMP(type=0) / b"stale"
     echo.end.send(mbuf(bytes(stale)))
 
-    reply = one.sr1(Ether(dst=OTHER) / IP(dst="192.0.2.7") / ICMP() / b"fresh", timeout=2)
+    reply = one.sr1(Ether(dst=OTHER) / IP(dst="192.0.2.7") / ICMP() / b"fresh", timeout=2 * PATIENCE)
 
     assert reply[Raw].load == b"fresh"
 
@@ -132,7 +132,7 @@ def test_an_answer_has_its_times(one, echo):
     before = time.time()
     ping = Ether(src=ONE, dst=OTHER) / IP(src="192.0.2.1", dst="192.0.2.7") / ICMP()
 
-    answered, _ = sndrcv(one, ping, timeout=2, verbose=0)
+    answered, _ = sndrcv(one, ping, timeout=2 * PATIENCE, verbose=0)
 
     question, answer = answered[0]
     assert before <= question.sent_time <= answer.time <= time.time()
@@ -149,7 +149,7 @@ def test_a_question_from_nowhere_is_an_error_and_not_silence(cable):
 def test_scapy_prints_nothing_and_keeps_its_settings(one, echo, capfd):
     before = conf.verb
 
-    one.sr1(Ether(dst=OTHER) / IP(dst="192.0.2.7") / ICMP(), timeout=2)
+    one.sr1(Ether(dst=OTHER) / IP(dst="192.0.2.7") / ICMP(), timeout=2 * PATIENCE)
     one.sniff(timeout=0.01)
 
     assert capfd.readouterr() == ("", "")
@@ -173,7 +173,7 @@ def test_frames_that_name_their_addresses_go_as_they_are(one, other):
     one.send(Raw(bytes(frame)))
     one.send(memoryview(bytes(frame)))
 
-    assert [other.recv_frame(1) for _ in range(3)] == [bytes(frame)] * 3
+    assert [other.recv_frame(PATIENCE) for _ in range(3)] == [bytes(frame)] * 3
 
 
 def test_scapys_sendp_takes_a_station(one, other):
@@ -183,7 +183,7 @@ def test_scapys_sendp_takes_a_station(one, other):
         verbose=0,
     )
 
-    assert [p[UDP].sport for p in other.sniff(count=2, timeout=2)] == [1, 2]
+    assert [p[UDP].sport for p in other.sniff(count=2, timeout=2 * PATIENCE)] == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_sniff_has_scapys_signature(one, other):
         lfilter=lambda p: p[UDP].dport % 2,
         stop_filter=lambda p: p[UDP].dport == 3,
         prn=lambda p: printed.append(p[UDP].dport),
-        timeout=2,
+        timeout=2 * PATIENCE,
     )
 
     assert [p[UDP].dport for p in packets] == printed == [1, 3]
@@ -229,7 +229,7 @@ def test_one_sniffer_hears_several_stations(cable):
     stations = [Station(cable.clock, f"s{n}", mac=f"02:00:00:00:00:0{n}").plug(hub) for n in range(3)]
 
     stations[0].send(bytes(60))
-    packets = sniff(opened_socket=stations[1:], count=2, timeout=2)
+    packets = sniff(opened_socket=stations[1:], count=2, timeout=2 * PATIENCE)
 
     assert sorted(p.sniffed_on for p in packets) == ["socket0", "socket1"]
     for station in stations:
@@ -242,10 +242,10 @@ def test_an_async_sniffer_starts_and_stops(one, other):
         started_callback=started.set, prn=lambda p: heard.set() if p[UDP].dport == 2 else None
     )
     sniffer.start()
-    assert started.wait(5)
+    assert started.wait(5 * PATIENCE)
     for n in (1, 2):
         one.send(Ether(dst=OTHER) / IP(dst="192.0.2.2") / UDP(dport=n))
-    assert heard.wait(5)
+    assert heard.wait(5 * PATIENCE)
 
     packets = sniffer.stop()
 
@@ -265,7 +265,7 @@ def test_a_malformed_frame_is_sniffed_all_the_same(one, other):
 
     one.send(octets)
 
-    packet = other.sniff(count=1, timeout=2)[0]
+    packet = other.sniff(count=1, timeout=2 * PATIENCE)[0]
     assert bytes(packet) == octets
 
 
@@ -287,7 +287,9 @@ def test_an_answering_machine_in_the_background(one, other, no_machine):
             )
 
     machine = other.answering_machine(Echo)
-    reply = one.sr1(Ether(dst=OTHER) / IP(dst="192.0.2.2") / UDP(sport=1, dport=7) / b"echo", timeout=5)
+    reply = one.sr1(
+        Ether(dst=OTHER) / IP(dst="192.0.2.2") / UDP(sport=1, dport=7) / b"echo", timeout=5 * PATIENCE
+    )
     machine.sniffer.stop()
 
     assert reply[Raw].load == b"echo"
@@ -296,11 +298,11 @@ def test_an_answering_machine_in_the_background(one, other, no_machine):
 def test_scapys_own_answering_machines(one, other):
     other.addresses = ()
     arp = other.answering_machine(ARP_am, IP_addr="192.0.2.50", ARP_addr=OTHER)
-    assert one.sr1(Ether() / ARP(pdst="192.0.2.50"), timeout=5)[ARP].hwsrc == OTHER
+    assert one.sr1(Ether() / ARP(pdst="192.0.2.50"), timeout=5 * PATIENCE)[ARP].hwsrc == OTHER
     arp.sniffer.stop()
 
     ping = other.answering_machine(ICMPEcho_am)
-    assert one.sr1(Ether(dst=OTHER) / IP(dst="192.0.2.50") / ICMP(), timeout=5)[ICMP].type == 0
+    assert one.sr1(Ether(dst=OTHER) / IP(dst="192.0.2.50") / ICMP(), timeout=5 * PATIENCE)[ICMP].type == 0
     ping.sniffer.stop()
 
 
@@ -331,9 +333,9 @@ def test_scapys_bridge_joins_two_wires(cable, one, other):
     far = Station(cable.clock, "far", mac="02:00:00:00:00:0b").plug(second)
     one.send(bytes(59) + b"\x01")
 
-    bridge_and_sniff(other, left, count=1, timeout=5, store=False)
+    bridge_and_sniff(other, left, count=1, timeout=5 * PATIENCE, store=False)
 
-    assert far.recv_frame(timeout=1) == bytes(59) + b"\x01"
+    assert far.recv_frame(timeout=PATIENCE) == bytes(59) + b"\x01"
     left.close()
     far.close()
 
@@ -345,11 +347,11 @@ def test_scapys_bridge_joins_two_wires(cable, one, other):
 def test_arp_is_answered_and_heard(one, other, source):
     one.send(Ether() / ARP(pdst="192.0.2.2", psrc=source))
 
-    answer = Ether(one.recv_frame(timeout=1))
+    answer = Ether(one.recv_frame(timeout=PATIENCE))
     assert (answer.dst, answer[ARP].hwsrc, answer[ARP].psrc, answer[ARP].pdst) == (
         *(ONE, OTHER, "192.0.2.2", source),
     )
-    assert Ether(other.recv_frame(timeout=1))[ARP].op == 1
+    assert Ether(other.recv_frame(timeout=PATIENCE))[ARP].op == 1
 
 
 def test_a_solicitation_is_answered_to_who_asked(one, other):
@@ -357,7 +359,7 @@ def test_a_solicitation_is_answered_to_who_asked(one, other):
         Ether() / IPv6(dst="ff02::1:ff00:2", src="2001:db8::1", hlim=255) / ICMPv6ND_NS(tgt="2001:db8::2")
     )
 
-    answer = Ether(one.recv_frame(timeout=1))
+    answer = Ether(one.recv_frame(timeout=PATIENCE))
     assert (answer.dst, answer[IPv6].dst, answer[ICMPv6ND_NA].S) == (ONE, "2001:db8::1", 1)
     checked = Ether(bytes(answer))
     del checked[ICMPv6ND_NA].cksum
@@ -368,7 +370,7 @@ def test_who_wants_the_address_for_itself_learns_that_it_is_taken(one, other):
     """Duplicate address detection asks from ::, and the answer goes to all (RFC 4861, 7.2.4)."""
     one.send(Ether() / IPv6(dst="ff02::1:ff00:2", src="::", hlim=255) / ICMPv6ND_NS(tgt="2001:db8::2"))
 
-    answer = Ether(one.recv_frame(timeout=1))
+    answer = Ether(one.recv_frame(timeout=PATIENCE))
     assert (answer.dst, answer[IPv6].dst, answer[ICMPv6ND_NA].S) == ("33:33:00:00:00:01", "ff02::1", 0)
 
 
@@ -475,7 +477,7 @@ def test_descriptors_above_1023_work(cable, one):
         one.send(bytes(60))
 
         assert high.fileno() >= 1100
-        assert len(high.sniff(count=1, timeout=2)) == 1
+        assert len(high.sniff(count=1, timeout=2 * PATIENCE)) == 1
         assert high.recv_frame(timeout=0.01) is None
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
@@ -486,11 +488,11 @@ def test_closing_ends_a_sniffer_in_another_thread(cable, one):
     started = threading.Event()
     sniffer = AsyncSniffer(opened_socket=station, started_callback=started.set)
     sniffer.start()
-    assert started.wait(5)
+    assert started.wait(5 * PATIENCE)
     one.send(bytes(60))
 
     station.close()
-    sniffer.join(timeout=5)
+    sniffer.join(timeout=5 * PATIENCE)
 
     assert not sniffer.thread.is_alive()
     assert len(sniffer.results) == 1  # what was there is read first
@@ -543,10 +545,10 @@ def test_threads_send_and_read_at_once(cable, one, other):
     threads += [threading.Thread(target=read) for _ in range(3)]
     for thread in threads:
         thread.start()
-    finished = done.wait(20)
+    finished = done.wait(20 * PATIENCE)
     done.set()
     for thread in threads:
-        thread.join(5)
+        thread.join(5 * PATIENCE)
 
     assert finished
     assert len(set(seen)) == len(seen) == total

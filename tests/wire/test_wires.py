@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from iflab.net import ManualClock, mbuf
 from iflab.wire import Cable, Segment, WireError
 
+from ..patience import PATIENCE
 from .ports import Recorder, cabled, framed, hubbed, plugged
 
 # cuts and plugs
@@ -649,7 +650,7 @@ def test_two_senders_and_a_vandal_lose_no_count():
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=30)
+        thread.join(timeout=30 * PATIENCE)
 
     clock.advance(1)
     account = cable.account()
