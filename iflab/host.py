@@ -17,6 +17,7 @@ from iflab.drivers import TapNic
 from iflab.drivers.faulty import FaultyNic
 from iflab.linux import Netns, check_name, explained
 from iflab.net import IFF, Ifnet, Ifreq, Priv, Thread, Vnet
+from iflab.net.flags import IF_MAXMTU
 from iflab.net.priv import allow_all
 from iflab.ping import PingResult, ping
 from iflab.stack import LinuxStack
@@ -154,6 +155,8 @@ class Host:
         """
         check_name(name)
         interfaces = [self._interface(address) for address in addresses]
+        if not isinstance(mtu, int) or not 0 < mtu <= IF_MAXMTU:  # what is too small, the kernel says
+            raise LabError(f"{name}: an MTU of {mtu!r} cannot be; use 1500 or the like, {IF_MAXMTU} at most")
         octets = self.lab.next_mac() if mac is None else _mac(mac)
         nic = driver() if isinstance(driver, type) else driver
         if not isinstance(nic, TapNic):
@@ -353,7 +356,12 @@ class Host:
         return result
 
     def serve(self, bytes_: int = 1_000_000, port: int = 0, address: str | None = None) -> Server:
-        """Serve ``bytes_`` octets over TCP to everyone who connects; ``port`` 0 is any free one."""
+        """Serve ``bytes_`` octets over TCP to everyone who connects; ``port`` 0 is any free one.
+
+        Raises ``LabError`` for a number of octets that cannot be.
+        """
+        if not isinstance(bytes_, int) or bytes_ < 0:
+            raise LabError(f"{self.name} cannot serve {bytes_!r} octets; use a whole number, 0 or more")
         address = address or self.address()
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         listener = self.socket(family, socket.SOCK_STREAM)

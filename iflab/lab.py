@@ -86,6 +86,11 @@ CLOSERS = 32
 """File descriptors of TAPs closed at once: the kernel makes each closer wait, all at the same time."""
 
 
+def _check_name(name: object, kind: str) -> None:
+    if not isinstance(name, str) or not _NAME.match(name):
+        raise LabError(f"{name!r} is no name for a {kind}; use letters, digits, '.', '-' and '_', 40 at most")
+
+
 class Lab:
     """A lab that runs until ``close``; best used in a ``with`` block.
 
@@ -114,10 +119,7 @@ class Lab:
     ) -> None:
         number = next(_numbers)
         self.name = name or (f"lab{os.getpid()}" if number == 0 else f"lab{os.getpid()}-{number}")
-        if not _NAME.match(self.name):
-            raise LabError(
-                f"{self.name!r} is no name for a lab; use letters, digits, '.', '-' and '_', 40 at most"
-            )
+        _check_name(self.name, "lab")
         if replay is not None and not isinstance(replay, Record):
             replay = Record.read(replay)
         if seed is None:
@@ -272,10 +274,7 @@ class Lab:
         is left, ``OSError`` when the kernel refuses.
         """
         self._check_open()
-        if not _NAME.match(name):
-            raise LabError(
-                f"{name!r} is no name for a host; use letters, digits, '.', '-' and '_', 40 at most"
-            )
+        _check_name(name, "host")
         with self.lock, explained():
             self._check_new(name)
             return self._host(name, Netns.create(name))
@@ -336,10 +335,7 @@ class Lab:
         ports or an MTU that cannot be.
         """
         self._check_open()
-        if not _NAME.match(name):
-            raise LabError(
-                f"{name!r} is no name for a switch; use letters, digits, '.', '-' and '_', 40 at most"
-            )
+        _check_name(name, "switch")
         if not isinstance(ports, int) or ports < 0 or not IF_MINMTU <= mtu <= IF_MAXMTU:
             raise LabError(
                 f"{name}: {ports!r} ports with an MTU of {mtu} cannot be; "
@@ -425,10 +421,7 @@ class Lab:
         self._check_open()
         if name is None:
             return next(n for i in itertools.count() if (n := f"{kind}{i}") not in self.wires)
-        if not _NAME.match(name):
-            raise LabError(
-                f"{name!r} is no name for a wire; use letters, digits, '.', '-' and '_', 40 at most"
-            )
+        _check_name(name, "wire")
         if name in self.wires:
             raise LabError(f"there is a wire {name} already; choose another name")
         return name

@@ -83,6 +83,8 @@ class Sniffer(Inbox):
                 raise ValueError(
                     f"{place.name} is a wire and has no {direction!r}; name a NIC at one of its ends"
                 )
+        if not (filter is None or isinstance(filter, (str, Filter)) or callable(filter)):
+            raise TypeError(f"{filter!r} is no filter; give an expression of tcpdump or a function")
         names = ", ".join(_name(place) for place in places)
         super().__init__(names, limit=ring or limit, budget=budget, ring=ring is not None)
         self.filter = as_predicate(filter)

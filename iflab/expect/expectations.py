@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 from scapy.packet import Packet
@@ -156,6 +157,8 @@ class Expectations:
         if direction not in ("in", "out", "both"):
             raise ValueError(f"direction is 'in', 'out' or 'both', not {direction!r}")
         _check_place(place, direction)
+        if not isinstance(within, Real) or not abs(within) < float("inf"):
+            raise ValueError(f"within is a number of seconds, not {within!r}")
         deadline = time.monotonic() + within * self.scale
         since = self.start
         while True:
@@ -226,7 +229,9 @@ def _packet(event: Event) -> Packet:
 
 
 def _check_place(place: Ifnet | Wire, direction: str) -> None:
-    """Refuse a place where nothing could ever be heard. Raises ``ValueError``."""
+    """Refuse a place where nothing could ever be heard. Raises ``ValueError``, ``TypeError``."""
+    if not isinstance(place, (Ifnet, Wire)):
+        raise TypeError(f"{place!r} is neither a NIC nor a wire")
     if isinstance(place, Wire):
         if direction != "both":
             raise ValueError(

@@ -227,6 +227,8 @@ class Schedule:
 
         if isinstance(fn, str) and self._find is None:
             raise FaultError(f"{fn!r} is a name, and nobody knows names here; give the function itself")
+        if not isinstance(fn, str) and not callable(fn):
+            raise FaultError(f"{fn!r} cannot be called; give a function and then its arguments")
         shown = [*args, *(_Option(name, value) for name, value in options.items())]
         with self.clock.lock:
             event = Event(self, describe(fn, shown), call, when, period, times)

@@ -28,6 +28,8 @@ class InvalidName(ValueError):
 
 def check_name(name: str) -> str:
     """Return ``name`` if Linux takes it for an interface, else raise ``InvalidName`` (dev_valid_name)."""
+    if not isinstance(name, str):
+        raise InvalidName(f"{name!r} is no interface name; use em0 or the like")
     octets = len(name.encode("utf-8", "surrogateescape"))
     if octets == 0:
         raise InvalidName("an interface name cannot be empty; use em0 or the like")

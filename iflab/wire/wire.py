@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import islice
+from numbers import Real
 from typing import Any, Protocol
 
 from iflab.net.clock import Clock, Timer
@@ -280,7 +281,9 @@ class Wire:
         end = self.ends.get(port)
         if end is None:
             plugged = ", ".join(p.name for p in self.ends) or "nothing"
-            raise WireError(f"{port.name} is not plugged into {self.name}; plugged in: {plugged}")
+            raise WireError(
+                f"{getattr(port, 'name', repr(port))} is not plugged into {self.name}; plugged in: {plugged}"
+            )
         return end
 
     def _tell(self, what: str) -> None:
@@ -356,8 +359,8 @@ class Wire:
 
     def set_delay(self, seconds: float, towards: Port | None = None) -> None:
         """Let every frame take ``seconds`` towards one port, or towards all. Raises ``WireError`` below 0."""
-        if not 0 <= seconds < float("inf"):
-            raise WireError(f"{self.name}: a delay of {seconds} s cannot be; use 0 or more seconds")
+        if not isinstance(seconds, Real) or not 0 <= seconds < float("inf"):
+            raise WireError(f"{self.name}: a delay of {seconds!r} s cannot be; use 0 or more seconds")
         with self.clock.lock:
             if towards is None:
                 self._default_delay = seconds

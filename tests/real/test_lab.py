@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from iflab import Lab, LabError, TapNic
+from iflab.faults import FaultError, Loss
 from iflab.linux import InvalidName, KernelRefused
 from iflab.net import IFF
 from iflab.wire import WireError
@@ -25,6 +26,53 @@ ALONE = not os.environ.get("PYTEST_XDIST_WORKER")
 
 A namespace is held by processes and file descriptors alone, and those are looked at in any case.
 """
+
+
+@pytest.mark.parametrize(
+    ("attempt", "refusal", "words"),
+    [
+        (lambda lab, nic, cable: lab.host(5), LabError, "5 is no name for a host"),
+        (lambda lab, nic, cable: lab.switch(None, ports=2), LabError, "None is no name for a switch"),
+        (lambda lab, nic, cable: lab.hosts["alice"].nic(5), InvalidName, "5 is no interface name"),
+        (
+            lambda lab, nic, cable: lab.hosts["alice"].nic("x", mtu="a"),
+            LabError,
+            "x: an MTU of 'a' cannot be",
+        ),
+        (lambda lab, nic, cable: lab.hosts["alice"].nic("x", mtu=-1), LabError, "x: an MTU of -1 cannot be"),
+        (lambda lab, nic, cable: lab.hosts["alice"].serve(bytes_=-5), LabError, "cannot serve -5 octets"),
+        (lambda lab, nic, cable: lab.at(1, 5), FaultError, "5 cannot be called"),
+        (lambda lab, nic, cable: lab.every(1, None), FaultError, "None cannot be called"),
+        (lambda lab, nic, cable: cable.set_delay("a"), WireError, "a delay of 'a' s cannot be"),
+        (
+            lambda lab, nic, cable: cable.impair(Loss(0.1), towards="zz"),
+            WireError,
+            "'zz' is not plugged into",
+        ),
+        (lambda lab, nic, cable: lab.tap(nic, filter=5), TypeError, "5 is no filter"),
+        (lambda lab, nic, cable: lab.expect(5, "icmp"), TypeError, "5 is neither a NIC nor a wire"),
+        (
+            lambda lab, nic, cable: lab.expect(nic, "icmp", within=float("nan")),
+            ValueError,
+            "within is a number of seconds, not nan",
+        ),
+        (
+            lambda lab, nic, cable: lab.expect(nic, "icmp", within="1"),
+            ValueError,
+            "within is a number of seconds, not '1'",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_by_its_name_and_nothing_changes(lab, attempt, refusal, words):
+    alice, _, cable = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    before = ip(alice, "link"), set(lab.hosts), set(lab.switches), cable.delay()
+
+    with pytest.raises(refusal, match=words) as refused:
+        attempt(lab, alice.nics["em0"], cable)
+
+    assert "\n" not in str(refused.value)
+    assert (ip(alice, "link"), set(lab.hosts), set(lab.switches), cable.delay()) == before
+    assert alice.ping("192.0.2.2").received == 1
 
 
 def test_a_ping_that_would_hold_up_its_own_frames_is_refused(lab, caplog):
