@@ -111,7 +111,7 @@ def test_a_delay_is_in_every_round_trip(lab):
 
     rtts = alice.ping(BOB, 10, interval=0.01).rtts
 
-    assert 0.05 <= min(rtts) < 0.06  # the others may wait for a busy machine
+    assert 0.05 <= min(rtts) < 0.05 + 0.01 * PATIENCE  # the others may wait for a busy machine
 
 
 def test_every_second_ping_is_lost(lab):
@@ -436,7 +436,7 @@ def test_codel_ends_bufferbloat(lab):
 
     assert delays["plain"] > 0.1
     assert delays[CoDel] < delays["plain"] / 3
-    assert delays[FqCoDel] < 0.03
+    assert delays[FqCoDel] < min(0.03 * PATIENCE, delays["plain"] / 3)
 
 
 # NICs
