@@ -111,7 +111,7 @@ def test_a_delay_is_in_every_round_trip(lab):
 
     rtts = alice.ping(BOB, 10, interval=0.01).rtts
 
-    assert 0.05 <= min(rtts) < 0.06  # the others may wait for a busy machine
+    assert 0.05 <= min(rtts) < 0.05 + 0.01 * PATIENCE  # the others may wait for a busy machine
 
 
 def test_every_second_ping_is_lost(lab):
@@ -172,13 +172,14 @@ def test_nobody_is_told_of_a_silent_cut(lab):
 
 def test_a_rate_is_what_tcp_gets(lab):
     alice, bob, cable = lab.pair(A, B)
-    cable.impair(Rate(20e6, burst=20_000, latency=0.1))
+    rate = 20e6 / PATIENCE  # what an emulated processor can do as well; the queue is as long
+    cable.impair(Rate(rate, burst=20_000, latency=0.1 * PATIENCE))
     size = 2_000_000
 
     download = bob.fetch(alice.serve(bytes_=size))
 
     assert download.wait(timeout=30 * PATIENCE) == size
-    ideal = (size - 20_000) * 8 / 20e6  # headers make it longer, nothing can make it shorter
+    ideal = (size - 20_000) * 8 / rate  # headers make it longer, nothing can make it shorter
     assert ideal <= download.seconds < 1.5 * ideal
     assert cable.account().balances()
 
@@ -436,7 +437,7 @@ def test_codel_ends_bufferbloat(lab):
 
     assert delays["plain"] > 0.1
     assert delays[CoDel] < delays["plain"] / 3
-    assert delays[FqCoDel] < 0.03
+    assert delays[FqCoDel] < min(0.03 * PATIENCE, delays["plain"] / 3)
 
 
 # NICs
