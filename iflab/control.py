@@ -49,6 +49,7 @@ from iflab.net.priv import allow_all
 from iflab.net.rtsock import DevctlNotice, RouteMessage, RoutingMessage
 
 if TYPE_CHECKING:
+    from iflab.linux.process import Keeper
     from iflab.net import Ifnet
     from iflab.net.ifqueue import Ifqueue
 
@@ -111,8 +112,8 @@ def _base_directories(uid: int) -> list[str]:
     return [f"/run/user/{uid}/iflab", f"/tmp/iflab-{uid}"]
 
 
-def make_private_directory(name: str) -> str:
-    """Make the directory for a lab's socket, mode 0700, and return its path.
+def make_private_directory(name: str, keeper: Keeper) -> str:
+    """Make the directory for a lab's socket, mode 0700, and return its path; ``keeper`` removes it, come what may.
 
     Raises ``PermissionError`` when the place is somebody else's.
     """
@@ -126,11 +127,13 @@ def make_private_directory(name: str) -> str:
             found = os.lstat(base)
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
                 raise PermissionError(f"{base} is not a private directory of this user; remove it")
+            keeper.guard(path)
             os.mkdir(path, 0o700)
         except FileNotFoundError:
             continue  # the last lab just took the directory with it
         except FileExistsError:
             if _answers(path):
+                keeper.unguard(path)  # of this very process, and it goes with it
                 raise FileExistsError(
                     errno.EEXIST, f"a lab {name!r} runs in this process already; choose another name"
                 ) from None

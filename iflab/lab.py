@@ -164,11 +164,11 @@ class Lab:
             self._heard = threading.Condition(self.lock)
             self._listener.on_heard = self._heard.notify_all
             undo.callback(self._listener.close)
-            directory = make_private_directory(self.name) if control else None
+            self.keeper = Keeper()
+            undo.callback(self.keeper.close)
+            directory = make_private_directory(self.name, self.keeper) if control else None
             if directory:
                 undo.callback(remove_private_directory, directory)
-            self.keeper = Keeper([directory] if directory else ())
-            undo.callback(self.keeper.close)
             self.engine = Engine(self.lock, self.kernel.taskqueue_swi, self.name)
             undo.callback(self.engine.stop)
             self._listener.later = lambda: self.engine.call_at(

@@ -49,13 +49,16 @@ _log = logging.getLogger("iflab.linux")
 DEATH_PATIENCE = 5.0
 """Seconds that the end of a lab waits for killed programs; one that the kernel holds (state D) may take for ever."""
 
-_KEEPER = """
-import os, signal, sys
+_KEEPER = r"""
+import os, signal
 for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, signal.SIG_IGN)
-while os.read(0, 512):
-    pass
-for path in sys.argv[1:]:
+paths, told = set(), b""
+while got := os.read(0, 4096):
+    *lines, told = (told + got).split(b"\n")
+    for line in lines:
+        (paths.add if line[:1] == b"+" else paths.discard)(line[1:])
+for path in paths:
     for folder, folders, files in os.walk(path, topdown=False):
         for name in files:
             try: os.unlink(os.path.join(folder, name))
@@ -88,9 +91,9 @@ class _Places:
 
 
 class Keeper:
-    """Starts programs in hosts, and ends them with the lab. ``paths`` are removed when the lab is gone."""
+    """Starts programs in hosts, and ends them with the lab."""
 
-    def __init__(self, paths: Sequence[str] = ()) -> None:
+    def __init__(self) -> None:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._places: dict[int, _Places] = {}
         self._own_ns = -1
@@ -103,7 +106,7 @@ class Keeper:
         self._thread = threading.Thread(target=self._run, name="iflab-keeper", daemon=True)
         self._thread.start()
         try:
-            self._do(lambda: self._start(read_end, list(paths)))
+            self._do(lambda: self._start(read_end))
         except BaseException:
             os.close(self._pipe)
             self._jobs.put(None)
@@ -116,6 +119,14 @@ class Keeper:
         """The keeper's process."""
         assert self._process is not None
         return self._process.pid
+
+    def guard(self, path: str) -> None:
+        """Remove a folder when the lab is gone; said before it is made, so that no kill comes between."""
+        os.write(self._pipe, b"+" + os.fsencode(path) + b"\n")
+
+    def unguard(self, path: str) -> None:
+        """It was not made, or is somebody else's."""
+        os.write(self._pipe, b"-" + os.fsencode(path) + b"\n")
 
     # the thread
 
@@ -142,7 +153,7 @@ class Keeper:
             raise outcome[1]
         return outcome[0]
 
-    def _start(self, read_end: int, paths: list[str]) -> None:
+    def _start(self, read_end: int) -> None:
         # Kept open because /proc will show the inner processes only, and this thread is not one of them.
         self._own_ns = os.open("/proc/thread-self/ns", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -150,7 +161,7 @@ class Keeper:
         except OSError as error:
             raise Missing(f"a pid namespace is not to be had ({error.strerror}); run as root") from error
         self._process = subprocess.Popen(
-            [_interpreter(), "-I", "-S", "-c", _KEEPER, *paths],
+            [_interpreter(), "-I", "-S", "-c", _KEEPER],
             stdin=read_end,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
