@@ -443,6 +443,8 @@ class TapNic(Driver):
         settled = False
         now = self._loop.rounds
         appetite = self._appetite if self._round == now else 1
+        if self._stale_until:
+            appetite = max(2, appetite)  # to find out when no more wait
         self._round = now + 1
         try:
             m = read(fd, READ_SIZE)
