@@ -8,6 +8,7 @@ reason, unless ``IFLAB_NO_SKIP`` is set, which makes a skip a failure.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from iflab import Lab
 
 ROOT = Path(__file__).parent.parent
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # or programs of tests could not be interrupted
 
 
 @pytest.fixture
