@@ -195,11 +195,11 @@ class LinuxStack(Stack):
         self.group_name: Callable[[int], str] = lambda number: ""
         """The other way round; empty for no group."""
         self.owe: Callable[[set[Ifnet], Exception], None] = lambda ifps, error: None
+        """Told what could not be read and must be later; set by the ``Listener``."""
         self.awaits: Callable[[LinuxStack], None] = lambda stack: None
         """Told when the kernel will tell of a change that was made here."""
         self.doubt: Callable[[Ifnet], None] = lambda ifp: None
         """Told of an interface of which a notice was taken to be old: it is to be looked at when all was told."""
-        """Told what could not be read and must be later; set by the ``Listener``."""
         self.find: Callable[[int | None], LinuxStack | None] = lambda inode: None
         """The stack of the namespace with that inode; set by the ``Listener``."""
         self._nics: dict[int, Ifnet] = {}
