@@ -249,6 +249,7 @@ class LinuxStack(Stack):
         nic.own_group = self.shown_group
         self._route_by_fibs()
         self.push_group_number(ifp)
+        self._push_groups(ifp)  # it may be back from a move that the kernel refused, without its groups
         self._note(ifp)
 
     def _know(self, ifp: Ifnet) -> None:

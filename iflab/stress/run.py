@@ -175,7 +175,8 @@ def _in_lab(lab: Lab, result: Result, rest: float, pause: float, tell: Callable[
 
 
 def _run(lab: Lab, bed: Bed, result: Result, rest: float, pause: float, tell: Callable[[str], None]) -> None:
-    idle = (_counts(), lab.kernel.live()["ifnet"], _objects())
+    with lab.lock:
+        idle = (_counts(), lab.kernel.live()["ifnet"], _objects())
     _furnish(bed)
     workers = [Churn(bed, number, result.seed, rest) for number in range(result.threads)]
     traffic = Traffic(bed, result.seed, pause)
@@ -192,7 +193,8 @@ def _run(lab: Lab, bed: Bed, result: Result, rest: float, pause: float, tell: Ca
     _take_stock(bed, result, traffic)
     del workers, traffic
     _empty(bed)
-    was, now = idle[0], _counts()
+    with lab.lock:  # under it the engine opens a socket for a question, and closes it
+        was, now = idle[0], _counts()
     for what in ("file descriptors", "namespaces", "threads"):
         if now[what] > was[what]:
             result.errors.append(f"{now[what] - was[what]} {what} are left when all NICs are gone")

@@ -236,6 +236,25 @@ def test_a_name_that_is_taken_on_arrival_is_free_by_then(lab, alice, em0):
     assert {row["ifname"] for row in ip(bob, "link")} == {"lo", "x0", "em0"}
 
 
+def test_a_move_that_the_kernel_refuses_leaves_both_sides_alike(lab, alice, em0):
+    carol = lab.host("carol")
+    carol.run("ip link add x0 type veth peer name x1", check=True)
+    alice.ifconfig("em0 name x0")
+    em0.if_addmulti("233.252.0.7")
+    assert "01:00:5e:7c:00:07" in alice.run("ip maddress show dev x0", check=True).stdout
+
+    with pytest.raises(OSError, match="the same name exists"):
+        em0.if_vmove(carol.vnet)
+    lab.check()
+
+    assert alice.nics == {"x0": em0}
+    assert not {"UP"} & kernel_flags(alice, "x0")
+    assert "01:00:5e:7c:00:07" not in alice.run("ip maddress show dev x0", check=True).stdout
+    em0.if_addmulti("233.252.0.7")
+    lab.check()
+    assert "01:00:5e:7c:00:07" in alice.run("ip maddress show dev x0", check=True).stdout
+
+
 def test_renames_and_moves_in_rapid_succession(lab, alice, em0):
     bob = lab.hosts["bob"]
     index = em0.if_softc.tap.ifindex
