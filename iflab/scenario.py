@@ -179,8 +179,13 @@ def load(path: Path, *, watched: bool = False) -> Scenario:
             words, line = error.msg, error.lineno
         else:
             words, line = str(error), traceback.extract_tb(error.__traceback__)[-1].lineno
+        kind = type(error).__name__
+        if (
+            "\0" in words or "null bytes" in words
+        ):  # a ValueError with a line of the importer's before Python 3.11.4
+            kind, line = "SyntaxError", None
         place = f" (line {line})" if line else ""
-        raise ScenarioError(f"{path} does not load: {type(error).__name__}: {words}{place}") from error
+        raise ScenarioError(f"{path} does not load: {kind}: {words}{place}") from error
     function = getattr(module, "scenario", None)
     if not callable(function):
         raise ScenarioError(f"{path} has no function scenario(lab, …)")

@@ -42,6 +42,7 @@ from iflab.agreement import (
     netdev_account,
 )
 from iflab.bsd.netstat import RouteRow
+from iflab.drivers.device import above
 from iflab.drivers.tap import TapNic
 from iflab.linux import (
     Addr,
@@ -986,7 +987,19 @@ class LinuxStack(Stack):
     # up: groups that programs of the host joined
 
     def _group_miss(self, ifp: Ifnet, mac: bytes) -> bool:
-        """A frame for the group ``mac`` missed the filter: look whether the host joined it and we do not know yet.
+        """A frame for the group ``mac`` missed the filter: it may be for a vlan, or the lagg, whose group it is.
+
+        True when something was found that may let it in.
+        """
+        heard = self._look_for_group(ifp, mac)
+        for upper in above(ifp):
+            ask = upper.if_softc.on_group_miss
+            if ask is not None and ask(upper, mac):
+                heard = True
+        return heard
+
+    def _look_for_group(self, ifp: Ifnet, mac: bytes) -> bool:
+        """Look whether the host joined a group on this very interface, and we do not know yet.
 
         Notices that wait to be read come first. Memberships of packet sockets
         are never told, those of IP only by Linux 6.14 and later: these are read

@@ -5,7 +5,7 @@
                      station
 
 Run:     iflab run scenarios/03_sniff.py --pcap hub.pcap
-Expect:  the sniffer has all echo requests and replies, in order; the pcap file too.
+Expect:  the sniffer has all echo requests and replies, each kind in order and none before its request; the pcap file too.
 """
 
 from scapy.layers.inet import ICMP
@@ -26,4 +26,6 @@ def scenario(lab: Lab, count: int = 5) -> None:
 
     heard = [(packet[ICMP].type, packet[ICMP].seq) for packet in sniffer.results]
     lab.log(f"the sniffer heard {len(heard)} ICMP messages: {heard[:4]} ...")
-    assert heard == [pair for seq in range(count) for pair in ((8, seq), (0, seq))]
+    requests, replies = ([seq for kind, seq in heard if kind == wanted] for wanted in (8, 0))
+    assert requests == replies == list(range(count))
+    assert all(heard.index((8, seq)) < heard.index((0, seq)) for seq in range(count))

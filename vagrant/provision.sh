@@ -67,7 +67,7 @@ put() { # put FILE: what comes in becomes the file, unless it is that already
 # Packages. The lab itself needs Python alone; the rest is what people run inside its hosts, and what its tests look with.
 
 packages=(
-    bash-completion ca-certificates dnsmasq-base ethtool git iperf3 iproute2 iputils-ping kmod procps
+    bash-completion ca-certificates dnsmasq-base ethtool git iperf3 iproute2 iputils-ping kmod netbase procps
     python3 python3-venv tcpdump tshark util-linux
 )
 missing=()

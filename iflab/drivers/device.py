@@ -29,7 +29,7 @@ from iflab.net import (
 
 from .tap import Loop, TapNic
 
-__all__ = ["Device", "Maker", "is_leaving", "leave", "stands_on"]
+__all__ = ["Device", "Maker", "above", "is_leaving", "leave", "stands_on"]
 
 
 R = TypeVar("R")
@@ -170,6 +170,14 @@ def stands_on(ifp: Ifnet, other: Ifnet) -> bool:
     return ifp is other or (
         isinstance(device, Device) and any(stands_on(each, other) for each in device.below())
     )
+
+
+def above(ifp: Ifnet) -> list[Ifnet]:
+    """The interfaces whose frames come and go through ``ifp``: its lagg, its vlans."""
+    found: list[Ifnet] = [ifp.if_lagg.ifp] if ifp.if_lagg is not None else []
+    if ifp.if_vlantrunk is not None:
+        found += [vlan.ifp for vlan in ifp.if_vlantrunk.vlans.values()]
+    return found
 
 
 def leave(ifma: Ifmultiaddr) -> None:

@@ -27,7 +27,11 @@ Miss = tuple[float, list[str]]
 
 
 class Pattern:
-    """What a frame should be. Raises ``FilterError``, and ``TypeError`` for what is no pattern."""
+    """What a frame should be.
+
+    Raises ``FilterError``, ``TypeError`` for what is no pattern, and ``ValueError`` for a name of a port or
+    the like that this machine does not know.
+    """
 
     def __init__(self, what: str | Packet | type | Callable[[Packet], Any] | Pattern) -> None:
         __tracebackhide__ = True
@@ -44,7 +48,9 @@ class Pattern:
                 except FilterError:  # it means something only together with the others
                     self._parts = []
                     break
-        elif not isinstance(what, (Packet, type)) and not callable(what):
+        elif isinstance(what, Packet):
+            _check_names(what)
+        elif not isinstance(what, type) and not callable(what):
             raise TypeError(
                 f"{what!r} is no pattern; give an expression of tcpdump, a scapy packet or a function"
             )
@@ -108,6 +114,20 @@ def _layers(packet: Packet) -> list[Packet]:
 def _chosen(layer: Packet) -> dict[str, Any]:
     """The fields that somebody set; scapy sets empty lists itself."""
     return {name: value for name, value in layer.fields.items() if value is not None and value != []}
+
+
+def _check_names(pattern: Packet) -> None:
+    """Scapy refuses a name it does not know, but takes any where its table is empty, and no frame would have that."""
+    for layer in _layers(pattern):
+        for name, value in _chosen(layer).items():
+            field = layer.get_field(name)
+            if getattr(field, "s2i", None) == {} and any(
+                isinstance(each, str) for each in (value if isinstance(value, list) else [value])
+            ):
+                raise ValueError(
+                    f"{type(layer).__name__}.{name} is {value!r}, and this machine knows no such names; "
+                    "give the number, or apt install netbase, which has those of ports and protocols"
+                )
 
 
 def _differences(pattern: Packet, packet: Packet) -> Miss:

@@ -39,6 +39,16 @@ def test_patterns_that_fit(pattern, octets):
     assert Pattern(pattern).matches(octets)
 
 
+def test_a_name_where_no_names_are_known_is_refused(monkeypatch):
+    """As of a port on a machine without ``/etc/services``: scapy takes it, and no frame would ever have it."""
+    field = TCP().get_field("dport")
+    monkeypatch.setattr(field, "s2i", {})
+    for value in ("http", [443, "http"]):
+        with pytest.raises(ValueError, match=r"TCP\.dport is .*'http'.*give the number"):
+            Pattern(IP() / TCP(dport=value))
+    assert Pattern(IP() / TCP(dport=80)).matches(HTTP)
+
+
 @pytest.mark.parametrize(
     ("pattern", "octets", "wrong"),
     [
