@@ -35,7 +35,17 @@ from iflab.drivers.device import is_leaving
 from iflab.engine import Engine
 from iflab.faults import Event, Faults, Record, Recorder, Schedule
 from iflab.host import Host, LabError
-from iflab.linux import Keeper, Missing, Netns, Tap, ensure_privileges, explained, open_tun, raise_fd_limit
+from iflab.linux import (
+    Keeper,
+    Missing,
+    Netns,
+    Spares,
+    Tap,
+    ensure_privileges,
+    explained,
+    open_tun,
+    raise_fd_limit,
+)
 from iflab.net import (
     IFF,
     IFG_ALL,
@@ -51,7 +61,7 @@ from iflab.net import (
 )
 from iflab.net.driver import DeadDriver
 from iflab.net.flags import IF_MAXMTU, IF_MINMTU
-from iflab.stack import LinuxStack, Listener
+from iflab.stack import LinuxStack, Listener, prepare
 from iflab.switch import Switch
 from iflab.wire import Cable, Port, Segment, Wire
 
@@ -75,6 +85,9 @@ LINK_PATIENCE = 1.0
 
 BUILD_STEP = 25
 """Wires after which ``building`` reads what the kernel has told."""
+
+MANY = 16
+"""Hosts after which ``building`` has namespaces made ahead."""
 
 BUILD_PATIENCE = 30.0
 """Seconds that ``building`` waits at its end."""
@@ -144,6 +157,9 @@ class Lab:
         self._closers: list[threading.Thread] = []
         self._group_numbers = {"": 0}
         self._building = 0
+        self._built = 0
+        """Hosts that were made since ``building`` began."""
+        self._spares: Spares | None = None
         self._told = 0.0
         """When it was last told how far the building or the taking down has come."""
         self._closed = False
@@ -277,7 +293,23 @@ class Lab:
         _check_name(name, "host")
         with self.lock, explained():
             self._check_new(name)
-            return self._host(name, Netns.create(name))
+            return self._host(name, self._namespace(name))
+
+    def _namespace(self, name: str) -> Netns:
+        """A namespace for a host of the lab's own."""
+        if self._building:
+            self._built += 1
+            if self._built == MANY and self._spares is None:
+                self._spares = Spares(prepare, f"{self.name}-spares")
+        netns = self._spares.take(name) if self._spares is not None else None
+        if netns is None:
+            netns = Netns.create(name)
+            try:
+                prepare(netns)
+            except BaseException:
+                netns.close()
+                raise
+        return netns
 
     def _host(self, name: str, netns: Netns, foreign: bool = False) -> Host:
         """A host whose network is ``netns``, which is the lab's from now on."""
@@ -466,6 +498,9 @@ class Lab:
         finally:
             self._building -= 1
             if not self._building:
+                if self._spares is not None:
+                    self._spares.close()
+                    self._spares = None
                 self.engine.add_reader(self._listener.monitor.fileno(), self._listener.readable)
         while not self._building:
             waiting = self._wait_operational(self._nics(), LINK_PATIENCE)

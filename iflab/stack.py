@@ -90,7 +90,7 @@ from iflab.net import (
 from iflab.net.ioctl import ifhwioctl
 from iflab.net.rtsock import AddrMessage, IfMessage, MaddrMessage, RouteMessage, RoutingMessage
 
-__all__ = ["LinuxStack", "Listener"]
+__all__ = ["LinuxStack", "Listener", "prepare"]
 
 _log = logging.getLogger("iflab.stack")
 
@@ -174,6 +174,14 @@ class _KernelRoute(Rtentry):
     row: Route = field(kw_only=True)
 
 
+def prepare(netns: Netns) -> None:
+    """Make a new namespace fit for a ``LinuxStack``. Raises ``OSError``."""
+    # An address is usable at once: nobody else is on the wire.
+    sysctl(netns, "net.ipv6.conf.default.accept_dad", 0)
+    with Netlink(netns) as netlink:
+        netlink.link_set(1, up=True)
+
+
 class LinuxStack(Stack):
     """The kernel's IPv4, IPv6 and neighbours in one network namespace."""
 
@@ -207,7 +215,7 @@ class LinuxStack(Stack):
         self._groups: dict[Ifnet, dict[tuple[AddressFamily, str], Ifmultiaddr]] = {}
         self._reads_left, self._reads_counted = float(_READS_AT_ONCE), now()
         """How many frames that miss the filter may still have them read from the kernel's lists, and as of when."""
-        self._all_groups_looked = -_ALL_GROUPS_EVERY
+        self._all_groups_looked = now()
         self._groups_heard = 0
         """Counts what was learned of groups, either way."""
         self._routes: list[Route] = []
@@ -222,11 +230,6 @@ class LinuxStack(Stack):
         self._untold: Counter[tuple[int, _AddressKey, bool]] = Counter()
         """Addresses that were added (True) or deleted from here, and whose notices have not come by yet."""
         self._untold_since = 0.0
-        if not foreign:
-            # An address is usable at once: nobody else is on the wire.
-            sysctl(netns, "net.ipv6.conf.default.accept_dad", 0)
-            with Netlink(netns) as netlink:
-                netlink.link_set(1, up=True)
 
     # frames
 

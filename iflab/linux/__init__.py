@@ -5,6 +5,7 @@ descriptors and goes with the process; nothing is written to the filesystem.
 
 ============  =======================================================
 ``Netns``     a network namespace
+``Spares``    namespaces made ahead
 ``Tap``       an Ethernet NIC whose cable is a file descriptor
 ``Netlink``   a conversation with the kernel about one namespace
 ``Monitor``   what the kernel changes, in all namespaces of a lab
@@ -25,6 +26,7 @@ from .errors import InvalidName, KernelRefused, Missing, check_name
 from .files import create_private
 from .limits import explained, raise_fd_limit
 from .netns import Netns
+from .spares import Spares
 from .tap import VNET_HDR_LEN, Tap, open_tun
 from .timerfd import TimerFd
 from .userns import ensure_privileges, in_user_namespace
@@ -50,6 +52,7 @@ __all__ = [
     "Netlink",
     "Netns",
     "Route",
+    "Spares",
     "Tap",
     "TimerFd",
     "check",

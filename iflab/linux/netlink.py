@@ -226,10 +226,13 @@ class Rule:
     priority: int
 
 
+_attribute_header = struct.Struct("HH").unpack_from
+
+
 def _attributes(data: bytes, offset: int, end: int) -> dict[int, bytes]:
     found: dict[int, bytes] = {}
     while offset + 4 <= end:
-        length, kind = struct.unpack_from("HH", data, offset)
+        length, kind = _attribute_header(data, offset)
         if not 4 <= length <= end - offset:
             break
         found[kind & 0x3FFF] = data[offset + 4 : offset + length]

@@ -1,6 +1,7 @@
 """Labs, hosts and programs in them."""
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -12,14 +13,14 @@ import time
 import psutil
 import pytest
 
-from iflab import Lab, LabError, TapNic
+from iflab import Lab, LabError, TapNic, stack
 from iflab.faults import FaultError, Loss
-from iflab.linux import InvalidName, KernelRefused
+from iflab.linux import InvalidName, KernelRefused, Netns, sysctl
 from iflab.net import IFF
 from iflab.wire import WireError
 
 from ..conftest import ROOT
-from ..linux_tools import PATIENCE, eventually, ip, need, network_namespaces
+from ..linux_tools import PATIENCE, eventually, ip, kernel_flags, need, network_namespaces
 
 ALONE = not os.environ.get("PYTEST_XDIST_WORKER")
 """Only then are all namespaces of the machine ours; beside other workers their labs' come, and take freed numbers.
@@ -482,3 +483,71 @@ def test_what_takes_more_than_a_second_is_told_as_it_goes_on(monkeypatch):
 
     assert told[1] == "taking down: 1 of 2 devices are gone"
     assert len(told) == 2
+
+
+def spare_threads():
+    return [each.name for each in threading.enumerate() if each.name.endswith("-spares")]
+
+
+def test_a_large_lab_is_built_of_namespaces_made_ahead_and_none_of_them_stays(lab, monkeypatch):
+    made = []
+    create = Netns.create.__func__
+    monkeypatch.setattr(
+        Netns,
+        "create",
+        classmethod(
+            lambda cls, name="": (made.append(threading.current_thread().name), create(cls, name))[1]
+        ),
+    )
+    lab.host("early").nic("em0")
+    before = len(os.listdir("/proc/self/fd"))
+    with lab.building():
+        for number in range(60):
+            lab.host(f"h{number}").nic("em0", f"10.0.0.{number + 1}/24")
+        assert spare_threads() == [f"{lab.name}-spares"]
+        eventually(lambda: made.count(f"{lab.name}-spares") > 4)
+        lab.host("late").nic("em0", "10.0.0.100/24")
+
+    with lab.lock:
+        assert len(os.listdir("/proc/self/fd")) == before + 2 * 61  # of each its namespace and its NIC
+    assert spare_threads() == []
+    assert len({host.netns.inode for host in lab.hosts.values()}) == 62
+    assert lab.hosts["late"].netns.name == "late"
+    assert [row["ifname"] for row in ip(lab.hosts["late"], "link")] == ["lo", "em0"]
+    assert "UP" in kernel_flags(lab.hosts["late"], "lo")
+    assert sysctl(lab.hosts["late"].netns, "net.ipv6.conf.em0.accept_dad") == "0"
+    with lab.building():  # fewer are not worth a thread
+        lab.host("one-more")
+        assert spare_threads() == []
+
+
+def test_what_fails_ahead_is_told_to_nobody_and_a_host_is_made_all_the_same(lab, monkeypatch):
+    def prepare(netns):
+        if threading.current_thread().name.endswith("-spares"):
+            raise OSError(errno.ENOSPC, "no more")
+        stack.prepare(netns)
+
+    monkeypatch.setattr("iflab.lab.prepare", prepare)
+    with lab.building():
+        for number in range(20):
+            lab.host(f"h{number}")
+        eventually(lambda: spare_threads() == [])
+        lab.host("late")
+    assert len(lab.hosts) == 21
+
+
+def test_a_builder_that_fails_leaves_no_namespace_made_ahead(lab):
+    before = len(os.listdir("/proc/self/fd"))
+
+    def build():
+        with lab.building():
+            for number in range(20):
+                lab.host(f"h{number}")
+            raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        build()
+
+    assert spare_threads() == []
+    with lab.lock:
+        assert len(os.listdir("/proc/self/fd")) == before + 20

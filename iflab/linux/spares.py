@@ -1,0 +1,61 @@
+"""Network namespaces that are made ahead, while somebody builds many hosts.
+
+The kernel takes half a millisecond for one, in which the thread that asks can do
+nothing else. Here another thread asks, and always has a few ready.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+
+from .netns import Netns
+
+__all__ = ["Spares"]
+
+
+class Spares:
+    """Namespaces that are ready to be taken, ``most`` of them at once; made, and prepared, on a thread of its own.
+
+    What ``prepare`` or the kernel refuses ends the making: who finds none ready makes one, and hears why not.
+    """
+
+    def __init__(self, prepare: Callable[[Netns], None], name: str, most: int = 4) -> None:
+        self._prepare = prepare
+        self._ready: queue.SimpleQueue[Netns] = queue.SimpleQueue()
+        self._room = threading.Semaphore(most)
+        self._over = False
+        self._thread = threading.Thread(target=self._make, name=name, daemon=True)
+        self._thread.start()
+
+    def _make(self) -> None:
+        while self._room.acquire() and not self._over:
+            try:
+                netns = Netns.create()
+            except OSError:
+                return
+            try:
+                self._prepare(netns)
+            except OSError:
+                netns.close()
+                return
+            self._ready.put(netns)
+
+    def take(self, name: str) -> Netns | None:
+        """One that is ready, the caller's from now on, to be called ``name``; None when none is."""
+        try:
+            netns = self._ready.get_nowait()
+        except queue.Empty:
+            return None
+        self._room.release()
+        netns.name = name
+        return netns
+
+    def close(self) -> None:
+        """Make no more, and let go of those that nobody took."""
+        self._over = True
+        self._room.release()
+        self._thread.join()
+        while (netns := self.take("")) is not None:
+            netns.close()
