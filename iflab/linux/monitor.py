@@ -42,6 +42,9 @@ _NETNSA_NSID, _NETNSA_FD = 1, 3
 _GROUPS = (1, 5, 9, 7, 11)  # link, IPv4 and IPv6 addresses, IPv4 and IPv6 routes
 _MCADDR_GROUPS = (37, 38)  # Linux 6.14
 _BUFFER = 32 << 20
+_ROUTES = frozenset((24, 25))
+_LOCAL = 255
+"""As ``rtm_table``, the fifth octet of ``struct rtmsg``."""
 
 _KINDS: dict[int, tuple[str, Callable[[bytes, int, int], Link | Addr | Route | Maddr]]] = {
     16: ("newlink", parse_link),
@@ -149,7 +152,10 @@ class Monitor:
         return answer
 
     def read(self, limit: int | None = None) -> list[Change]:
-        """Return what has happened since the last call, at most about ``limit`` changes; never waits."""
+        """Return what has happened since the last call, at most about ``limit`` changes; never waits.
+
+        Routes of the table ``local`` are passed over.
+        """
         changes: list[Change] = []
         while limit is None or len(changes) < limit:
             try:
@@ -169,7 +175,9 @@ class Monitor:
             while offset + 16 <= len(data):
                 length, kind = struct.unpack_from("IH", data, offset)
                 known = _KINDS.get(kind)
-                if known is not None or length < 16:
+                if kind in _ROUTES and 28 <= length <= len(data) - offset and data[offset + 20] == _LOCAL:
+                    pass  # they come and go with addresses, two or three for each, and nobody asks for them
+                elif known is not None or length < 16:
                     change = _read(known, nsid, data, offset, length)
                     changes.append(change)
                     if change.record is None:
