@@ -187,6 +187,8 @@ class Host:
 
     def _interface(self, address: str) -> str:
         try:
+            if not isinstance(address, str):  # a number would be an address, too
+                raise ValueError
             return str(ipaddress.ip_interface(address))
         except ValueError:
             raise LabError(

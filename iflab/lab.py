@@ -117,7 +117,8 @@ class Lab:
     The machine's own network is never touched, unless ``host_network`` asks for it: then
     ``machine`` is a host like the others that stands for it.
 
-    Raises ``Missing`` when the machine lacks something that a lab needs.
+    Raises ``Missing`` when the machine lacks something that a lab needs, and ``LabError`` for
+    arguments that cannot be.
     """
 
     def __init__(
@@ -133,6 +134,14 @@ class Lab:
         number = next(_numbers)
         self.name = name or (f"lab{os.getpid()}" if number == 0 else f"lab{os.getpid()}-{number}")
         _check_name(self.name, "lab")
+        if on_log is not None and not callable(on_log):
+            raise LabError(
+                f"on_log is {on_log!r}; give a function of the seconds since the start and a line of text"
+            )
+        if seed is not None and not isinstance(seed, int):
+            raise LabError(f"seed is {seed!r}; give a whole number")
+        if not isinstance(host_network, bool):
+            raise LabError(f"host_network is {host_network!r}; give True or False")
         if replay is not None and not isinstance(replay, Record):
             replay = Record.read(replay)
         if seed is None:

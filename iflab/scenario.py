@@ -258,5 +258,12 @@ def _explain(error: BaseException, path: Path) -> tuple[str, str]:
     place = f"{Path(where.filename).name} line {where.lineno}: {where.line}"
     if isinstance(error, AssertionError):
         return f"{place}" + (f"  ({error})" if str(error) else ""), ""
+    from .host import LabError
+    from .wire import WireError
+
+    if own and isinstance(
+        error, (LabError, WireError, FaultError)
+    ):  # the line says all; below it is the lab's own code
+        return f"{place}  {type(error).__name__}: {error}", ""
     details = "".join(traceback.format_exception(error))
     return f"{place}  {type(error).__name__}: {error}", details

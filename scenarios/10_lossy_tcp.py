@@ -9,13 +9,17 @@ Expect:  every download completes; 3 % of loss costs most of the throughput. It 
          pip install 'iflab[report]'.
 """
 
-from iflab import Lab
+import importlib.util
+
+from iflab import Lab, Missing
 from iflab.faults import Loss
 
 ROUND_TRIP = 0.02
 
 
 def scenario(lab: Lab, size: int = 4_000_000, plot: str = "") -> None:
+    if plot and importlib.util.find_spec("matplotlib") is None:  # before the minutes, not after them
+        raise Missing("a plot needs matplotlib; install it with: pip install 'iflab[report]'")
     alice, bob, cable = lab.pair("192.0.2.1/24", "192.0.2.2/24")
     cable.set_delay(ROUND_TRIP / 2)
     reno = "echo reno > /proc/sys/net/ipv4/tcp_congestion_control"  # some others do not mind loss

@@ -88,8 +88,10 @@ class Capture:
         snaplen: int = SNAPLEN,
         whole: bool = False,
     ) -> None:
-        if snaplen < 1:
-            raise ValueError(f"snaplen is 1 at least, not {snaplen}")
+        if not isinstance(snaplen, int) or snaplen < 1:
+            raise ValueError(f"snaplen is a whole number of octets, 1 at least, not {snaplen!r}")
+        if not isinstance(path, (str, os.PathLike)) and not callable(getattr(path, "write", None)):
+            raise TypeError(f"{path!r} is no place for a capture; give a path or an open binary file")
         self.filter = compile_filter(filter) if filter and filter.strip() else None
         self.snaplen = snaplen
         self._limits = (filter if self.filter is not None and filter else "", snaplen)
