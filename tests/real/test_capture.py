@@ -305,7 +305,7 @@ def test_a_full_queue_and_a_flapping_link_in_100_000_frames(lab, tmp_path):
     path = tmp_path / "flap.pcapng"
     one, other = lab.station(name="one"), lab.station(name="other")
     cable = lab.cable(one, other)
-    cable.impair(Rate(20e6 / PATIENCE, burst=1500, frames=50), towards=other)
+    cable.impair(Rate(2e6 / PATIENCE, burst=1500, frames=50), towards=other)
     capture = lab.capture(path)
     frame = bytes(Ether(dst=other.mac, src=one.mac, type=0x88B5)) + bytes(46)
     for number in range(1000):
