@@ -243,7 +243,7 @@ def test_a_move_that_the_kernel_refuses_leaves_both_sides_alike(lab, alice, em0)
     em0.if_addmulti("233.252.0.7")
     assert "01:00:5e:7c:00:07" in alice.run("ip maddress show dev x0", check=True).stdout
 
-    with pytest.raises(OSError, match="the same name exists"):
+    with pytest.raises(OSError, match="move to carol: File exists"):
         em0.if_vmove(carol.vnet)
     lab.check()
 
