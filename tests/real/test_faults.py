@@ -411,7 +411,7 @@ def round_trips_under_load(lab, alice, bob):
     """
     alice.run("echo reno > /proc/sys/net/ipv4/tcp_congestion_control", check=True)
     server = alice.serve(bytes_=100_000_000)
-    download = bob.fetch(server)
+    download = bob.fetch(server, idle=10 * PATIENCE)
     time.sleep(1.0 * PATIENCE)  # slow start is over
     rtts = alice.ping(BOB, 10, interval=0.05, timeout=3 * PATIENCE).rtts
     assert not download.done()

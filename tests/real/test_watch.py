@@ -298,7 +298,11 @@ def test_wireshark_lists_the_nics_and_captures_on_them(lab, chatter, tmp_path):
         ["tshark", "-G", "folders"], capture_output=True, text=True, timeout=60 * PATIENCE
     ).stdout
     (folder,) = (
-        line.split(":", 1)[1].strip() for line in folders.splitlines() if line.startswith("Extcap path")
+        line.split(":", 1)[1].strip()
+        for line in folders.splitlines()
+        if line.startswith(
+            ("Extcap path", "Global Extcap path")
+        )  # since Wireshark 4.2 there is a personal one, too
     )
 
     def tshark(*words):
