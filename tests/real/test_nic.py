@@ -63,7 +63,8 @@ def test_up_and_down_from_the_linux_side(alice_em0):
 
     alice.run("ip link set em0 down", check=True)
     eventually(lambda: not em0.if_flags & IFF.UP)
-    assert not em0.if_drv_flags & IFF.RUNNING
+    with alice.lab.lock:  # both change while it is held
+        assert not em0.if_drv_flags & IFF.RUNNING
     alice.run("ip link set em0 up", check=True)
     eventually(lambda: em0.if_flags & IFF.UP)
 
