@@ -530,10 +530,7 @@ class Client:
 
     def ask(self, **request: Any) -> tuple[dict[str, Any], list[int]]:
         """Send one request; return the answer and the file descriptors that came with it, the caller's to close."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
-            connection.settimeout(_TIMEOUT)
-            connection.connect(self.path)
-            connection.sendall(json.dumps(request).encode() + b"\n")
+        with self._asked(request) as connection:
             data, fds = b"", []
             while not data.endswith(b"\n"):
                 with self._patience():
@@ -549,30 +546,27 @@ class Client:
     @contextlib.contextmanager
     def stream(self, **request: Any) -> Iterator[BinaryIO]:
         """Send a request that is answered with a file, and give that to read."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
-            connection.settimeout(_TIMEOUT)
-            connection.connect(self.path)
-            connection.sendall(json.dumps(request).encode() + b"\n")
-            with connection.makefile("rb") as file:
-                with self._patience():
-                    first = file.readline()
-                self._understood(first)
-                connection.settimeout(None)
-                yield file
+        with self._asked(request) as connection, connection.makefile("rb") as file:
+            with self._patience():
+                first = file.readline()
+            self._understood(first)
+            connection.settimeout(None)
+            yield file
 
     def follow(self, **request: Any) -> Iterator[dict[str, Any]]:
         """Send a request whose answer goes on; yield each part until the lab ends it or the caller stops."""
+        with self.stream(**request) as lines:
+            for line in lines:
+                yield json.loads(line)
+
+    @contextlib.contextmanager
+    def _asked(self, request: dict[str, Any]) -> Iterator[socket.socket]:
+        """A connection on which the request was sent."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
             connection.settimeout(_TIMEOUT)
             connection.connect(self.path)
             connection.sendall(json.dumps(request).encode() + b"\n")
-            with connection.makefile("rb") as lines:
-                with self._patience():
-                    first = lines.readline()
-                self._understood(first)
-                connection.settimeout(None)
-                for line in lines:
-                    yield json.loads(line)
+            yield connection
 
     @contextlib.contextmanager
     def _patience(self) -> Iterator[None]:
