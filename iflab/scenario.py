@@ -175,15 +175,13 @@ def load(path: Path, *, watched: bool = False) -> Scenario:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # one that exits, too, is a scenario that does not load, and no more
+        kind, words, line = type(error).__name__, str(error), None
         if isinstance(error, SyntaxError):
             words, line = error.msg, error.lineno
-        else:
-            words, line = str(error), traceback.extract_tb(error.__traceback__)[-1].lineno
-        kind = type(error).__name__
-        if (
-            "\0" in words or "null bytes" in words
-        ):  # a ValueError with a line of the importer's before Python 3.11.4
-            kind, line = "SyntaxError", None
+        elif own := _own_frames(error, path):
+            line = own[-1].lineno
+        elif "null bytes" in words:  # Python before 3.11.4 calls that a ValueError
+            kind = "SyntaxError"
         place = f" (line {line})" if line else ""
         raise ScenarioError(f"{path} does not load: {kind}: {words}{place}") from error
     function = getattr(module, "scenario", None)
@@ -251,19 +249,25 @@ def _begin_schedule(scenario: Scenario, lab: Lab) -> None:
             raise ScenarioError(f"SCHEDULE of {scenario.path.name}: {error}") from None
 
 
-def _explain(error: BaseException, path: Path) -> tuple[str, str]:
+def _own_frames(error: BaseException, path: Path) -> list[traceback.FrameSummary]:
+    """Where an error passed through the scenario's own file, the innermost place last."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if Path(frame.filename).resolve() == path.resolve()]
-    where = own[-1] if own else frames[-1]
-    place = f"{Path(where.filename).name} line {where.lineno}: {where.line}"
-    if isinstance(error, AssertionError):
-        return f"{place}" + (f"  ({error})" if str(error) else ""), ""
+    return [frame for frame in frames if Path(frame.filename).resolve() == path.resolve()]
+
+
+def _explain(error: BaseException, path: Path) -> tuple[str, str]:
     from .host import LabError
     from .wire import WireError
 
-    if own and isinstance(
-        error, (LabError, WireError, FaultError)
-    ):  # the line says all; below it is the lab's own code
-        return f"{place}  {type(error).__name__}: {error}", ""
+    own = _own_frames(error, path)
+    where = own[-1] if own else traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{Path(where.filename).name} line {where.lineno}: {where.line}"
+    if isinstance(error, AssertionError):
+        return f"{place}" + (f"  ({error})" if str(error) else ""), ""
+    if own and isinstance(error, (LabError, WireError, FaultError)):
+        return (
+            f"{place}  {type(error).__name__}: {error}",
+            "",
+        )  # says all; below the place is the lab's own code
     details = "".join(traceback.format_exception(error))
     return f"{place}  {type(error).__name__}: {error}", details
