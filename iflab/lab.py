@@ -61,7 +61,7 @@ from iflab.net import (
 )
 from iflab.net.driver import DeadDriver
 from iflab.net.flags import IF_MAXMTU, IF_MINMTU
-from iflab.stack import LinuxStack, Listener, prepare
+from iflab.stack import LinuxStack, Listener, new_namespace
 from iflab.switch import Switch
 from iflab.wire import Cable, Port, Segment, Wire
 
@@ -308,17 +308,10 @@ class Lab:
         """A namespace for a host of the lab's own."""
         if self._building:
             self._built += 1
-            if self._built == MANY and self._spares is None:
-                self._spares = Spares(prepare, f"{self.name}-spares")
-        netns = self._spares.take(name) if self._spares is not None else None
-        if netns is None:
-            netns = Netns.create(name)
-            try:
-                prepare(netns)
-            except BaseException:
-                netns.close()
-                raise
-        return netns
+            if self._built == MANY:
+                self._spares = Spares(new_namespace, f"{self.name}-spares")
+        spare = self._spares.take(name) if self._spares is not None else None
+        return spare or new_namespace(name)
 
     def _host(self, name: str, netns: Netns, foreign: bool = False) -> Host:
         """A host whose network is ``netns``, which is the lab's from now on."""
@@ -499,17 +492,20 @@ class Lab:
         """
         began = time.monotonic()
         if not self._building:  # the builder reads the kernel's notices itself, many at once
-            self._told = began
+            self._told, self._built = began, 0
             self.engine.remove_reader(self._listener.monitor.fileno())
         self._building += 1
         try:
             yield
         finally:
-            self._building -= 1
+            with self.lock:  # under which spares come to be
+                self._building -= 1
+                spares = None
+                if not self._building:
+                    spares, self._spares = self._spares, None
+            if spares is not None:
+                spares.close()
             if not self._building:
-                if self._spares is not None:
-                    self._spares.close()
-                    self._spares = None
                 self.engine.add_reader(self._listener.monitor.fileno(), self._listener.readable)
         while not self._building:
             waiting = self._wait_operational(self._nics(), LINK_PATIENCE)
@@ -1025,12 +1021,13 @@ class Lab:
         The devices go with them, so the kernel need not be asked to take off
         addresses one by one.
         """
-        for left, vnet in zip(range(len(self.kernel.vnets), 0, -1), list(self.kernel.vnets), strict=True):
-            self._tell_now_and_then(f"taking down: {left} hosts are left")
+        vnets = list(self.kernel.vnets)
+        for gone, vnet in enumerate(vnets):
+            self._tell_now_and_then(f"taking down: {len(vnets) - gone} hosts are left")
             for ifp in vnet.ifnets():
                 ifp.if_detach()
                 ifp.if_free()
-        for vnet in list(self.kernel.vnets):
+        for vnet in vnets:
             self.kernel.vnet_destroy(vnet)
 
 

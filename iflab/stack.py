@@ -90,7 +90,7 @@ from iflab.net import (
 from iflab.net.ioctl import ifhwioctl
 from iflab.net.rtsock import AddrMessage, IfMessage, MaddrMessage, RouteMessage, RoutingMessage
 
-__all__ = ["LinuxStack", "Listener", "prepare"]
+__all__ = ["LinuxStack", "Listener", "new_namespace"]
 
 _log = logging.getLogger("iflab.stack")
 
@@ -174,12 +174,18 @@ class _KernelRoute(Rtentry):
     row: Route = field(kw_only=True)
 
 
-def prepare(netns: Netns) -> None:
-    """Make a new namespace fit for a ``LinuxStack``. Raises ``OSError``."""
-    # An address is usable at once: nobody else is on the wire.
-    sysctl(netns, "net.ipv6.conf.default.accept_dad", 0)
-    with Netlink(netns) as netlink:
-        netlink.link_set(1, up=True)
+def new_namespace(name: str = "") -> Netns:
+    """Make a namespace that is fit for a ``LinuxStack``. Raises ``OSError``; nothing is left behind then."""
+    netns = Netns.create(name)
+    try:
+        # An address is usable at once: nobody else is on the wire.
+        sysctl(netns, "net.ipv6.conf.default.accept_dad", 0)
+        with Netlink(netns) as netlink:
+            netlink.link_set(1, up=True)
+    except BaseException:
+        netns.close()
+        raise
+    return netns
 
 
 class LinuxStack(Stack):
@@ -1094,9 +1100,9 @@ class Listener:
         self.later: Callable[[], object] = lambda: None
         """Lets ``readable`` be called again in a while; set by the lab."""
         self._owed: dict[LinuxStack, set[Ifnet]] = {}
+        """What could not be read afresh the last time (no open file was left, no memory)."""
         self._awaiting: set[LinuxStack] = set()
         """Those of whose own changes the kernel has still to tell."""
-        """What could not be read afresh the last time (no open file was left, no memory)."""
 
     def watch(self, stack: LinuxStack) -> None:
         """Hear the namespace of ``stack`` from now on."""
@@ -1240,7 +1246,7 @@ class Listener:
         return next((stack for stack in self._stacks.values() if stack.netns.inode == inode), None)
 
     def _route(self, stack: LinuxStack, route: Route, new: bool) -> None:
-        if route.table == _LOCAL or stack.vnet is None:
+        if stack.vnet is None:
             return
         ifp = stack.interface(route.oif)
         stack.vnet.kernel.rtsock.post(

@@ -6,6 +6,7 @@ nothing else. Here another thread asks, and always has a few ready.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
@@ -16,31 +17,23 @@ __all__ = ["Spares"]
 
 
 class Spares:
-    """Namespaces that are ready to be taken, ``most`` of them at once; made, and prepared, on a thread of its own.
+    """Namespaces that are ready to be taken, ``most`` of them at once; ``make`` is called on a thread of its own.
 
-    What ``prepare`` or the kernel refuses ends the making: who finds none ready makes one, and hears why not.
+    What it is refused ends the making: who finds none ready makes one, and hears why not.
     """
 
-    def __init__(self, prepare: Callable[[Netns], None], name: str, most: int = 4) -> None:
-        self._prepare = prepare
+    def __init__(self, make: Callable[[], Netns], name: str, most: int = 4) -> None:
+        self._make = make
         self._ready: queue.SimpleQueue[Netns] = queue.SimpleQueue()
         self._room = threading.Semaphore(most)
         self._over = False
-        self._thread = threading.Thread(target=self._make, name=name, daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def _make(self) -> None:
-        while self._room.acquire() and not self._over:
-            try:
-                netns = Netns.create()
-            except OSError:
-                return
-            try:
-                self._prepare(netns)
-            except OSError:
-                netns.close()
-                return
-            self._ready.put(netns)
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):
+            while self._room.acquire() and not self._over:
+                self._ready.put(self._make())
 
     def take(self, name: str) -> Netns | None:
         """One that is ready, the caller's from now on, to be called ``name``; None when none is."""

@@ -525,15 +525,20 @@ def test_a_large_lab_is_built_of_namespaces_made_ahead_and_none_of_them_stays(la
     with lab.building():  # fewer are not worth a thread
         lab.host("one-more")
         assert spare_threads() == []
+    with lab.building():  # the count begins anew
+        for number in range(20):
+            lab.host(f"again{number}")
+        assert spare_threads() == [f"{lab.name}-spares"]
+    assert spare_threads() == []
 
 
 def test_what_fails_ahead_is_told_to_nobody_and_a_host_is_made_all_the_same(lab, monkeypatch):
-    def prepare(netns):
+    def new_namespace(name=""):
         if threading.current_thread().name.endswith("-spares"):
             raise OSError(errno.ENOSPC, "no more")
-        stack.prepare(netns)
+        return stack.new_namespace(name)
 
-    monkeypatch.setattr("iflab.lab.prepare", prepare)
+    monkeypatch.setattr("iflab.lab.new_namespace", new_namespace)
     with lab.building():
         for number in range(20):
             lab.host(f"h{number}")
