@@ -1000,15 +1000,16 @@ class LinuxStack(Stack):
 
         True when something was found that may let it in.
         """
-        heard = self._look_for_group(ifp, mac)
-        for upper in above(ifp):
-            ask = upper.if_softc.on_group_miss
-            if ask is not None and ask(upper, mac):
-                heard = True
-        return heard
+        tower = [ifp]
+        for each in tower:
+            tower += above(each)
+        # A vlan may be in another host than what carries it.
+        stacks = {each.if_vnet.stack for each in tower if each.if_vnet is not None}
+        looks = [stack._look_for_group(tower, mac) for stack in stacks if isinstance(stack, LinuxStack)]
+        return any(looks)
 
-    def _look_for_group(self, ifp: Ifnet, mac: bytes) -> bool:
-        """Look whether the host joined a group on this very interface, and we do not know yet.
+    def _look_for_group(self, tower: Iterable[Ifnet], mac: bytes) -> bool:
+        """Look whether the host joined a group on one of these interfaces, and we do not know yet.
 
         Notices that wait to be read come first. Memberships of packet sockets
         are never told, those of IP only by Linux 6.14 and later: these are read
@@ -1025,9 +1026,10 @@ class LinuxStack(Stack):
         if self._reads_left < 1:
             return False
         self._reads_left -= 1
-        index = ifp.if_softc.tap.ifindex
-        if Netlink(self.netns).hears_group(index, mac):
-            self.look_groups({ifp})
+        ours = {ifp.if_softc.tap.ifindex: ifp for ifp in tower if ifp in self.interfaces()}
+        joined = Netlink(self.netns).hearers(mac) & ours.keys()
+        if joined:
+            self.look_groups(ours[index] for index in joined)
             return True
         # Most are of another kind: reports of groups, which no host joins. Or a program wants them all; that is
         # two and a half times as dear to find out.
@@ -1036,7 +1038,8 @@ class LinuxStack(Stack):
         self._all_groups_looked = now
         try:
             with Netlink(self.netns) as netlink:
-                return self._apply_allmulti(ifp, netlink.link_get(index))
+                wanted = [self._apply_allmulti(ifp, netlink.link_get(index)) for index, ifp in ours.items()]
+            return any(wanted)
         except OSError:
             return False
 

@@ -796,12 +796,11 @@ class Netlink:
         what = f"neighbour {address} on device {index}"
         self._change(message, RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_EXCL, what)
 
-    def hears_group(self, index: int, mac: bytes) -> bool:
-        """True when a device's chip is to let frames for the group ``mac`` in, whoever asked for it."""
+    def hearers(self, mac: bytes) -> set[int]:
+        """The devices whose chips are to let frames for the group ``mac`` in, whoever asked for it, by index."""
         wanted = mac.hex()
         with self.netns.entered():
-            rows = (line.split() for line in _proc_net("dev_mcast") if wanted in line)
-            return any(int(row[0]) == index for row in rows)
+            return {int(line.split()[0]) for line in _proc_net("dev_mcast") if wanted in line}
 
     def maddrs(self) -> list[Maddr]:
         """Every membership of every device: link level, IPv4, IPv6 (from ``/proc/net`` of the namespace)."""

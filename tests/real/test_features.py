@@ -199,10 +199,8 @@ class TestWithoutNoticesOfGroups:
 
     def test_a_flood_of_strange_frames_is_not_looked_into_one_by_one(self, alice, monkeypatch):
         looks = []
-        look = Netlink.hears_group
-        monkeypatch.setattr(
-            Netlink, "hears_group", lambda netlink, index, mac: looks.append(1) or look(netlink, index, mac)
-        )
+        look = Netlink.hearers
+        monkeypatch.setattr(Netlink, "hearers", lambda netlink, mac: looks.append(1) or look(netlink, mac))
         began = time.monotonic()
         assert self.news(alice, 1000) == 0
 

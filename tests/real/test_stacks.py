@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import struct
 import subprocess
 import time
 
@@ -131,6 +133,33 @@ def test_groups_and_modes_of_the_top_open_every_filter_below(told, monkeypatch, 
     for name in below:
         eventually(lambda name=name: "PROMISC" not in kernel_flags(alice, name))
     lab.check()
+
+
+def test_a_packet_socket_on_a_vlan_that_wants_all_groups_gets_them(lab):
+    """Nobody tells of it: a frame that the NIC below would turn away makes it known."""
+    alice, bob, _ = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    for number, host in enumerate((alice, bob), start=1):
+        host.ifconfig(f"vlan0 create vlan 10 vlandev em0 198.51.100.{number}/24")
+    eventually(lambda: alice.ping("198.51.100.2", timeout=0.3).received)
+    index = link(alice, "vlan0")["ifindex"]
+    frame = bytes.fromhex("01005e7c00090200000000ee88b5") + bytes(46)
+    with (
+        alice.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88B5)) as listener,
+        bob.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sender,
+    ):
+        listener.bind(("vlan0", 0x88B5))
+        listener.settimeout(0.1)
+        membership = struct.pack("iHH8x", index, 2, 0)  # PACKET_MR_ALLMULTI
+        listener.setsockopt(263, 1, membership)  # SOL_PACKET, PACKET_ADD_MEMBERSHIP
+
+        def gets():
+            sender.sendto(frame, ("vlan0", 0))
+            with contextlib.suppress(TimeoutError):
+                return listener.recv(100) == frame
+            return False
+
+        assert eventually(gets)
+        assert "ALLMULTI" in alice.ifconfig("em0")
 
 
 def test_a_tower_falls_from_the_middle_and_nothing_is_left(lab):
