@@ -271,7 +271,7 @@ def test_a_sniffer_follows_its_nic_to_another_host(lab, pair):
     alice, _bob, _ = pair
     em0 = alice.vnet.ifunit("em0")
     carol = lab.host("carol")
-    with lab.tap(em0, direction="out") as sniffer:
+    with lab.tap(em0, filter="icmp", direction="out") as sniffer:
         em0.if_vmove(carol.vnet)
         carol.stack.add_address(em0, "192.0.2.1/24")
         carol.vnet.ioctl("SIOCSIFFLAGS", Ifreq("em0", ifr_flags=em0.if_flags | 1))
