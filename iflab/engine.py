@@ -58,6 +58,13 @@ LEAD = LINGER
 """Seconds by which the engine wakes before a call is due, and waits awake: a frame leaves a delayed cable by so much
 nearer to its time, on a virtual machine above all."""
 
+REST = 0.01
+"""Seconds for which the engine lets work gather while somebody builds many hosts.
+
+Each host's kernel sends a handful of frames when a NIC comes up. To take each at
+once makes two threads wait for each other's lock all the time.
+"""
+
 MOST = 64
 """File descriptors looked at in one round; the kernel hands out the rest in the next ones."""
 
@@ -113,6 +120,7 @@ class Engine:
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._timer = TimerFd()
         self._stopping = False
+        self._resting = False
         self.add_reader(self._bell, self._rung, frames=True)
         self.add_reader(self._timer.fileno(), self._timer.clear, frames=True)
         tasks.on_work = self.wake
@@ -163,6 +171,10 @@ class Engine:
         self._calls.append(fn)
         self.wake()
 
+    def rest(self) -> None:
+        """Let what comes next wait for ``REST`` seconds, once; a call that is due does not wait."""
+        self._resting = True
+
     def add_reader(self, fd: int, fn: Callable[[], None], *, frames: bool = False) -> None:
         """Call ``fn``, with the lock held, whenever ``fd`` is readable.
 
@@ -202,6 +214,8 @@ class Engine:
             events = poll(0, MOST)
             if not events:
                 events = self._wait(poll)
+            if self._resting:
+                events = self._rest(poll)
             take()
             try:
                 self.rounds += 1
@@ -233,6 +247,12 @@ class Engine:
                     return events
             elif events := poll(0, MOST):
                 return events
+
+    def _rest(self, poll: Callable[[float | None, int], list[tuple[int, int]]]) -> list[tuple[int, int]]:
+        self._resting = False
+        due = self._armed
+        time.sleep(REST if due is None else max(0.0, min(REST, due - time.monotonic())))
+        return poll(0, MOST)
 
     def _rung(self) -> None:
         with contextlib.suppress(BlockingIOError):

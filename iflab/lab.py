@@ -310,6 +310,8 @@ class Lab:
             self._built += 1
             if self._built == MANY:
                 self._spares = Spares(new_namespace, f"{self.name}-spares")
+            if self._built >= MANY:
+                self.engine.rest()
         spare = self._spares.take(name) if self._spares is not None else None
         return spare or new_namespace(name)
 

@@ -9,6 +9,7 @@ messages and says so once: ``overflow``; whoever listens must then look afresh.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import socket
 import struct
@@ -42,9 +43,20 @@ _NETNSA_NSID, _NETNSA_FD = 1, 3
 _GROUPS = (1, 5, 9, 7, 11)  # link, IPv4 and IPv6 addresses, IPv4 and IPv6 routes
 _MCADDR_GROUPS = (37, 38)  # Linux 6.14
 _BUFFER = 32 << 20
-_ROUTES = frozenset((24, 25))
-_LOCAL = 255
-"""As ``rtm_table``, the fifth octet of ``struct rtmsg``."""
+_SO_ATTACH_FILTER = 26
+_LD_HALF, _LD_OCTET, _EQUALS, _RETURN = 0x28, 0x30, 0x15, 0x06  # classic BPF (linux/filter.h)
+_TYPE, _TABLE, _LOCAL = 4, 20, 255
+"""Where a message has its type, and a route its table (``rtm_table``); the table ``local``."""
+_WITHOUT_LOCAL_ROUTES = (
+    (_LD_HALF, 0, 0, _TYPE),
+    (_EQUALS, 1, 0, socket.htons(24)),  # new and deleted routes; a filter takes numbers for the network's
+    (_EQUALS, 0, 2, socket.htons(25)),
+    (_LD_OCTET, 0, 0, _TABLE),
+    (_EQUALS, 1, 0, _LOCAL),
+    (_RETURN, 0, 0, 0xFFFFFFFF),
+    (_RETURN, 0, 0, 0),
+)
+"""They come and go with addresses, two or three for each, and nobody asks for them: the kernel keeps them."""
 
 _KINDS: dict[int, tuple[str, Callable[[bytes, int, int], Link | Addr | Route | Maddr]]] = {
     16: ("newlink", parse_link),
@@ -99,6 +111,7 @@ class Monitor:
                 self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
             except OSError:
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+            self._attach(_WITHOUT_LOCAL_ROUTES)
             self._socket.bind((0, 0))  # a socket without an address hears nothing
             self._socket.setsockopt(SOL_NETLINK, _NETLINK_LISTEN_ALL_NSID, 1)
             for group in _GROUPS:
@@ -111,6 +124,11 @@ class Monitor:
         except BaseException:
             self.close()
             raise
+
+    def _attach(self, program: tuple[tuple[int, int, int, int], ...]) -> None:
+        code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *each) for each in program))
+        filter = struct.pack("HP", len(program), ctypes.addressof(code))  # struct sock_fprog
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filter)
 
     def fileno(self) -> int:
         """The file descriptor to poll."""
@@ -154,7 +172,7 @@ class Monitor:
     def read(self, limit: int | None = None) -> list[Change]:
         """Return what has happened since the last call, at most about ``limit`` changes; never waits.
 
-        Routes of the table ``local`` are passed over.
+        Routes of the table ``local`` are not among them.
         """
         changes: list[Change] = []
         while limit is None or len(changes) < limit:
@@ -175,9 +193,7 @@ class Monitor:
             while offset + 16 <= len(data):
                 length, kind = struct.unpack_from("IH", data, offset)
                 known = _KINDS.get(kind)
-                if kind in _ROUTES and 28 <= length <= len(data) - offset and data[offset + 20] == _LOCAL:
-                    pass  # they come and go with addresses, two or three for each, and nobody asks for them
-                elif known is not None or length < 16:
+                if known is not None or length < 16:
                     change = _read(known, nsid, data, offset, length)
                     changes.append(change)
                     if change.record is None:

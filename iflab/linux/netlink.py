@@ -810,8 +810,8 @@ class Netlink:
 
 def _proc_net(name: str) -> list[str]:
     try:
-        with open(f"/proc/thread-self/net/{name}") as file:
-            return file.read().splitlines()
+        with open(f"/proc/thread-self/net/{name}", "rb", buffering=0) as file:
+            return file.readall().decode().splitlines()
     except FileNotFoundError:
         return []
 

@@ -532,6 +532,32 @@ def test_a_large_lab_is_built_of_namespaces_made_ahead_and_none_of_them_stays(la
     assert spare_threads() == []
 
 
+def test_while_many_hosts_are_built_frames_may_gather_and_calls_are_on_time(lab, monkeypatch):
+    rests = []
+    monkeypatch.setattr(lab.engine, "rest", lambda: rests.append(len(lab.hosts)))
+    with lab.building():
+        for number in range(20):
+            lab.host(f"h{number}")
+    assert rests == [15, 16, 17, 18, 19]  # before each from the sixteenth on
+    monkeypatch.undo()
+
+    monkeypatch.setattr("iflab.engine.REST", 0.2)
+    came, again = threading.Event(), threading.Event()
+    began = time.monotonic()
+    lab.engine.rest()
+    lab.engine.call_soon(came.set)
+    assert came.wait(5 * PATIENCE)
+    assert time.monotonic() >= began + 0.2
+    monkeypatch.setattr("iflab.engine.REST", 10 * PATIENCE)
+    lab.engine.call_soon(again.set)  # one rest is one rest
+    assert again.wait(5 * PATIENCE)
+    due = threading.Event()
+    lab.engine.call_at(time.monotonic() + 0.5, due.set)
+    lab.engine.rest()
+    lab.engine.wake()
+    assert due.wait(5 * PATIENCE)
+
+
 def test_what_fails_ahead_is_told_to_nobody_and_a_host_is_made_all_the_same(lab, monkeypatch):
     def new_namespace(name=""):
         if threading.current_thread().name.endswith("-spares"):
