@@ -209,7 +209,9 @@ def test_the_monitor_hears_every_namespace_and_tells_them_apart(lab, netns):
         nsenter(netns, "ip", "addr", "del", "192.0.2.1/24", "dev", "em0")
         routes = [c for c in changes + monitor.read() if c.kind.endswith("route")]
         assert {c.kind for c in routes} == {"newroute", "delroute"}
-        assert {c.record.table for c in routes} == {254}  # those of the table local come and go with addresses
+        assert {c.record.table for c in routes} == {
+            254
+        }  # those of the table local come and go with addresses
         assert {("newlink", "one"), ("newlink", "other"), ("newaddr", "one"), ("newroute", "one")} <= heard
         assert ("newaddr", "other") not in {
             (kind, who) for kind, who in heard if kind == "newaddr" and who == "other"
