@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from iflab.drivers import TapNic
 from iflab.drivers.faulty import FaultyNic
 from iflab.linux import Netns, check_name, explained
+from iflab.linux.netlink import as_interface
 from iflab.net import IFF, Ifnet, Ifreq, Priv, Thread, Vnet
 from iflab.net.flags import IF_MAXMTU
 from iflab.net.priv import allow_all
@@ -189,7 +190,7 @@ class Host:
         try:
             if not isinstance(address, str):  # a number would be an address, too
                 raise ValueError
-            return str(ipaddress.ip_interface(address))
+            return str(as_interface(address))
         except ValueError:
             raise LabError(
                 f"{address!r} is no address for {self.name}; write it with its prefix, as 192.0.2.1/24 or 2001:db8::1/64"

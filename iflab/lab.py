@@ -153,6 +153,8 @@ class Lab:
         self.hosts: dict[str, Host] = {}
         self.switches: dict[str, Switch] = {}
         self.wires: dict[str, Wire] = {}
+        self._first_free: dict[str, int] = {}
+        """Of each kind of wires the number below which all names are taken."""
         self._began = time.monotonic()
         self._macs = itertools.count(1)
         self._captures: list[Capture] = []
@@ -442,11 +444,13 @@ class Lab:
         delay: float = 0.0,
     ) -> tuple[Host, Host, Cable]:
         """Make two hosts with a NIC ``em0`` each, addressed and up, and the cable between them."""
-        nics = []
-        for name, addresses in zip(names, (one, other), strict=True):
-            host = self.host(name)
-            nics.append(host.nic("em0", *((addresses,) if isinstance(addresses, str) else addresses)))
-        cable = self.cable(nics[0], nics[1], delay=delay)
+        # Of many it is made in one go: whoever lets go of the lock waits for the engine to be done with it.
+        with self.lock if self._building else contextlib.nullcontext():
+            nics = []
+            for name, addresses in zip(names, (one, other), strict=True):
+                host = self.host(name)
+                nics.append(host.nic("em0", *((addresses,) if isinstance(addresses, str) else addresses)))
+            cable = self.cable(nics[0], nics[1], delay=delay)
         return self.hosts[names[0]], self.hosts[names[1]], cable
 
     def next_mac(self) -> bytes:
@@ -456,7 +460,11 @@ class Lab:
     def _wire_name(self, name: str | None, kind: str) -> str:
         self._check_open()
         if name is None:
-            return next(n for i in itertools.count() if (n := f"{kind}{i}") not in self.wires)
+            number = self._first_free.get(kind, 0)
+            while f"{kind}{number}" in self.wires:
+                number += 1
+            self._first_free[kind] = number
+            return f"{kind}{number}"
         _check_name(name, "wire")
         if name in self.wires:
             raise LabError(f"there is a wire {name} already; choose another name")

@@ -57,6 +57,7 @@ from iflab.linux import (
     check_name,
     sysctl,
 )
+from iflab.linux.netlink import as_interface
 from iflab.linux.rename import rename
 from iflab.net import (
     IFF,
@@ -411,7 +412,7 @@ class LinuxStack(Stack):
             with Netlink(self.netns) as netlink:
                 netlink.addr_add(ifp.if_softc.tap.ifindex, address, peer=peer, broadcast=broadcast)
             self.look(ifp)
-            wanted = ipaddress.ip_interface(address)
+            wanted = as_interface(address)
             ifa = self._find(ifp, str(wanted.ip), wanted.network.prefixlen)
             if ifa is None:
                 raise OSError(errno.EADDRNOTAVAIL, f"{ifp.if_xname}: {address} was taken away at once")
@@ -425,7 +426,7 @@ class LinuxStack(Stack):
             for address in addresses:
                 netlink.addr_add(index, address)
         for address in addresses:
-            interface = ipaddress.ip_interface(address)
+            interface = as_interface(address)
             v4, bits = interface.version == 4, interface.network.prefixlen
             broadcast = str(interface.network.broadcast_address) if v4 and bits < 31 else None
             family = socket.AF_INET if v4 else socket.AF_INET6
@@ -1129,8 +1130,7 @@ class Listener:
         dirty, self._owed = self._owed, {}
         links: dict[Ifnet, tuple[LinuxStack, Link]] = {}
         changes: list[tuple[LinuxStack, Ifnet, Change]] = []
-        told = self.monitor.read(limit=_AT_ONCE)
-        for change in told:
+        for change in self.monitor.read(limit=_AT_ONCE):
             if change.kind == "overflow":
                 self.overflows += 1
                 _log.info("the kernel told more than we could hear; reading everything afresh")
@@ -1176,7 +1176,7 @@ class Listener:
                 stack.refresh([ifp for ifp in ifps if ifp in stack.interfaces()])
             except Exception as error:
                 self._owe(stack, ifps, error)
-        if len(told) < _AT_ONCE:
+        if self.monitor.drained:
             self._awaiting = {stack for stack in self._awaiting if not stack.all_told()}
         self.on_heard()
 

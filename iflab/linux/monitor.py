@@ -58,9 +58,10 @@ _WITHOUT_LOCAL_ROUTES = (
 )
 """They come and go with addresses, two or three for each, and nobody asks for them: the kernel keeps them."""
 
+_NEWLINK, _DELLINK = 16, 17
 _KINDS: dict[int, tuple[str, Callable[[bytes, int, int], Link | Addr | Route | Maddr]]] = {
-    16: ("newlink", parse_link),
-    17: ("dellink", parse_link),
+    _NEWLINK: ("newlink", parse_link),
+    _DELLINK: ("dellink", parse_link),
     20: ("newaddr", parse_addr),
     21: ("deladdr", parse_addr),
     24: ("newroute", parse_route),
@@ -79,19 +80,17 @@ class Change:
     record: Link | Addr | Route | Maddr | None
 
 
-def _read(
-    known: tuple[str, Callable[[bytes, int, int], Link | Addr | Route | Maddr]] | None,
-    nsid: int,
-    data: bytes,
-    offset: int,
-    length: int,
-) -> Change:
+_Message = tuple[int, int, bytes, int, int]
+"""A message's type and namespace, and where it is: data, offset, length."""
+_LOST: _Message = (0, -1, b"", 0, 0)
+
+
+def _read(kind: int, nsid: int, data: bytes, offset: int, length: int) -> Change:
     """What a message says; what cannot be read is as good as lost, and everything must be looked at afresh."""
-    if known is None or not 16 <= length <= len(data) - offset:
-        return Change("overflow", -1, None)
     try:
-        return Change(known[0], nsid, known[1](data, offset + 16, offset + length))
-    except (ValueError, IndexError, struct.error):
+        word, parse = _KINDS[kind]
+        return Change(word, nsid, parse(data, offset + 16, offset + length))
+    except (LookupError, ValueError, struct.error):
         return Change("overflow", -1, None)
 
 
@@ -106,6 +105,8 @@ class Monitor:
         self._questions = home.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
         self._sequence = 0
         self.has_mcaddr = True
+        self.drained = False
+        """The last ``read`` left nothing to be read."""
         try:
             try:
                 self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
@@ -170,20 +171,25 @@ class Monitor:
         return answer
 
     def read(self, limit: int | None = None) -> list[Change]:
-        """Return what has happened since the last call, at most about ``limit`` changes; never waits.
+        """Return what has happened since the last call, of at most about ``limit`` messages; never waits.
 
-        Routes of the table ``local`` are not among them.
+        Routes of the table ``local`` are not among them. Of several messages about
+        one device the last counts, which tells all that those before it did.
         """
-        changes: list[Change] = []
-        while limit is None or len(changes) < limit:
+        self.drained = False
+        messages: list[_Message] = []
+        last: dict[tuple[int, bytes], int] = {}
+        superseded: set[int] = set()
+        while limit is None or len(messages) < limit:
             try:
                 data, ancillary, _, _ = self._socket.recvmsg(1 << 16, 64)
             except BlockingIOError:
+                self.drained = True
                 break
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                changes.append(Change("overflow", -1, None))
+                messages.append(_LOST)
                 continue
             nsid = -1
             for level, kind, value in ancillary:
@@ -192,14 +198,20 @@ class Monitor:
             offset = 0
             while offset + 16 <= len(data):
                 length, kind = struct.unpack_from("IH", data, offset)
-                known = _KINDS.get(kind)
-                if known is not None or length < 16:
-                    change = _read(known, nsid, data, offset, length)
-                    changes.append(change)
-                    if change.record is None:
-                        break
+                if not 16 <= length <= len(data) - offset:
+                    messages.append(_LOST)
+                    break
+                if kind == _NEWLINK:
+                    device = nsid, data[offset + 16 : offset + 24]
+                    if device in last:
+                        superseded.add(last[device])
+                    last[device] = len(messages)
+                elif kind == _DELLINK:
+                    last.pop((nsid, data[offset + 16 : offset + 24]), None)
+                if kind in _KINDS:
+                    messages.append((kind, nsid, data, offset, length))
                 offset += (length + 3) & ~3
-        return changes
+        return [_read(*each) for number, each in enumerate(messages) if number not in superseded]
 
     def close(self) -> None:
         """Stop hearing."""

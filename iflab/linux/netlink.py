@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import ipaddress
 import logging
 import os
@@ -41,6 +42,7 @@ __all__ = [
     "Netlink",
     "Route",
     "Rule",
+    "as_interface",
     "parse_addr",
     "parse_link",
     "parse_maddr",
@@ -370,7 +372,9 @@ class _Request:
     what: str
 
 
-def _interface(address: str) -> ipaddress.IPv4Interface | ipaddress.IPv6Interface:
+@functools.lru_cache(maxsize=64)  # an address that is put on an interface is read several times on its way
+def as_interface(address: str) -> ipaddress.IPv4Interface | ipaddress.IPv6Interface:
+    """Read an address with its prefix. Raises ``ValueError`` that shows how it is written."""
     try:
         return ipaddress.ip_interface(address)
     except ValueError:
@@ -603,7 +607,7 @@ class Netlink:
     def _address(
         self, index: int, address: str, broadcast: str | None, peer: str | None, flags: int = 0
     ) -> bytes:
-        interface = _interface(address)
+        interface = as_interface(address)
         v4 = interface.version == 4
         family = socket.AF_INET if v4 else socket.AF_INET6
         if broadcast == "auto":

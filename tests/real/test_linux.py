@@ -222,6 +222,44 @@ def test_the_monitor_hears_every_namespace_and_tells_them_apart(lab, netns):
         monitor.close()
 
 
+def test_of_several_notices_about_a_device_the_last_is_told(netns):
+    with Netns.create("home") as home:
+        monitor = Monitor(home)
+        monitor.watch(netns)
+        tap = Tap.create(netns, "em0")
+        other = Tap.create(netns, "em1")
+        with Netlink(netns) as netlink:
+            monitor.read()
+            for mtu in (1300, 1350, 1400):
+                netlink.link_set(tap.ifindex, mtu=mtu)
+            netlink.link_set(other.ifindex, mtu=1360)
+            netlink.link_set(tap.ifindex, up=True)
+            changes = monitor.read()
+            assert [
+                (c.kind, c.record.name, c.record.mtu, c.record.flags & 1)
+                for c in changes
+                if c.kind == "newlink"
+            ] == [
+                ("newlink", "em1", 1360, 0),
+                ("newlink", "em0", 1400, 1),
+            ]
+            assert monitor.drained
+
+            netlink.link_set(tap.ifindex, up=False)
+            monitor.read()
+            netlink.link_set(tap.ifindex, mtu=1300)
+            netlink.link_set(tap.ifindex, mtu=1400)
+            assert [c.record.mtu for c in monitor.read(limit=1)] == [1300]
+            assert not monitor.drained
+            tap.close()  # what was told of a device that went is told, too
+            again = Tap.create(netns, "em0")
+            told = [c.kind for c in monitor.read() if c.kind.endswith("link") and c.record.name == "em0"]
+            assert told == ["newlink", "dellink", "newlink"]
+        for each in (again, other):
+            each.close()
+        monitor.close()
+
+
 def test_an_overflow_is_told(lab, netns):
     with Netns.create("home") as home:
         monitor = Monitor(home)
