@@ -133,7 +133,7 @@ def test_top_shows_counters_and_causes(lab, pair, chatter):
     done = iflab("top", lab.name, "-n", "2", "-i", "0.2")
     looks = [
         json.loads(line)
-        for line in iflab("top", lab.name, "-n", "2", "-i", "0.3", "--json").stdout.splitlines()
+        for line in iflab("top", lab.name, "-n", "2", "-i", str(0.3 * PATIENCE), "--json").stdout.splitlines()
     ]
 
     assert done.returncode == 0, done.stderr
