@@ -58,7 +58,7 @@ LEAD = LINGER
 """Seconds by which the engine wakes before a call is due, and waits awake: a frame leaves a delayed cable by so much
 nearer to its time, on a virtual machine above all."""
 
-REST = 0.01
+REST = 0.05
 """Seconds for which the engine lets work gather while somebody builds many hosts.
 
 Each host's kernel sends a handful of frames when a NIC comes up. To take each at

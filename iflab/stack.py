@@ -179,9 +179,9 @@ def new_namespace(name: str = "") -> Netns:
     """Make a namespace that is fit for a ``LinuxStack``. Raises ``OSError``; nothing is left behind then."""
     netns = Netns.create(name)
     try:
-        # An address is usable at once: nobody else is on the wire.
-        sysctl(netns, "net.ipv6.conf.default.accept_dad", 0)
-        with Netlink(netns) as netlink:
+        with netns.entered(), Netlink(netns) as netlink:
+            # An address is usable at once: nobody else is on the wire.
+            sysctl(netns, "net.ipv6.conf.default.accept_dad", 0)
             netlink.link_set(1, up=True)
     except BaseException:
         netns.close()

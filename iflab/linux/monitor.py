@@ -104,6 +104,7 @@ class Monitor:
         )
         self._questions = home.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
         self._sequence = 0
+        self._next_id = 0
         self.has_mcaddr = True
         self.drained = False
         """The last ``read`` left nothing to be read."""
@@ -142,12 +143,16 @@ class Monitor:
     def watch(self, netns: Netns) -> int:
         """Hear ``netns`` from now on; return the id by which its changes are marked. Raises ``KernelRefused``."""
         fd = struct.pack("HHI", 8, _NETNSA_FD, netns.fileno())
-        any_id = struct.pack("HHi", 8, _NETNSA_NSID, -1)
-        try:
-            self._ask(_RTM_NEWNSID, NLM_F_ACK, any_id + fd, netns)
-        except KernelRefused as error:
-            if error.errno != errno.EEXIST:
-                raise
+        for number in (self._next_id, -1):  # the next one, or any: that may be somebody's by now
+            try:
+                self._ask(_RTM_NEWNSID, NLM_F_ACK, struct.pack("HHi", 8, _NETNSA_NSID, number) + fd, netns)
+            except KernelRefused as error:
+                if error.errno != errno.EEXIST:
+                    raise
+            else:
+                if number >= 0:
+                    self._next_id = number + 1
+                    return number
         answer = self._ask(_RTM_GETNSID, 0, fd, netns)
         offset = 16 + 4
         while offset + 8 <= len(answer):

@@ -871,11 +871,11 @@ def sysctl(netns: Netns, name: str, value: int | str | None = None) -> str:
     path = "/proc/sys/" + "/".join(parts)
     with netns.entered():
         try:
-            if value is not None:
-                with open(path, "w") as file:
-                    file.write(str(value))
-            with open(path) as file:
-                return file.read().strip()
+            with open(path, "rb" if value is None else "r+b", buffering=0) as file:
+                if value is not None:
+                    file.write(str(value).encode())
+                    file.seek(0)
+                return file.readall().decode().strip()
         except OSError as error:
             raise KernelRefused(
                 error.errno or 0, f"sysctl {name} in {netns.name or 'this namespace'}"

@@ -22,8 +22,10 @@ class Spares:
     What it is refused ends the making: who finds none ready makes one, and hears why not.
     """
 
-    def __init__(self, make: Callable[[], Netns], name: str, most: int = 4) -> None:
+    def __init__(self, make: Callable[[], Netns], name: str, most: int = 16) -> None:
         self._make = make
+        self._most = most
+        self._taken = 0
         self._ready: queue.SimpleQueue[Netns] = queue.SimpleQueue()
         self._room = threading.Semaphore(most)
         self._over = False
@@ -41,7 +43,11 @@ class Spares:
             netns = self._ready.get_nowait()
         except queue.Empty:
             return None
-        self._room.release()
+        self._taken += 1
+        if (
+            self._taken % (self._most // 2) == 0
+        ):  # to wake a thread takes as long as it saves, so not for each
+            self._room.release(self._most // 2)
         netns.name = name
         return netns
 
