@@ -25,13 +25,16 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from typing import Generic, TypeVar
 
 from iflab.linux.timerfd import TimerFd
 from iflab.net.giant import Giant
 from iflab.net.taskqueue import TaskQueue
 from iflab.watchdog import Watchdog
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "ProcessWide"]
+
+_T = TypeVar("_T")
 
 _log = logging.getLogger("iflab.engine")
 
@@ -79,27 +82,38 @@ class _Timer:
         self.fn = None
 
 
-class _SwitchInterval:
-    """Short while any engine of the process runs; what it was before afterwards."""
+class ProcessWide(Generic[_T]):
+    """A setting of the process that is another while anybody holds it: ``change`` tells what it was, for ``restore``."""
 
-    _lock = threading.Lock()
-    _running = 0
-    _before = 0.0
+    def __init__(self, change: Callable[[], _T], restore: Callable[[_T], object]) -> None:
+        self._change, self._restore = change, restore
+        self._lock = threading.Lock()
+        self._before: list[_T] = []
+        self._holders = 0
 
-    @classmethod
-    def acquire(cls) -> None:
-        with cls._lock:
-            if cls._running == 0:
-                cls._before = sys.getswitchinterval()
-                sys.setswitchinterval(min(cls._before, SWITCH_INTERVAL))
-            cls._running += 1
+    def acquire(self) -> None:
+        """Hold it."""
+        with self._lock:
+            if self._holders == 0:
+                self._before = [self._change()]
+            self._holders += 1
 
-    @classmethod
-    def release(cls) -> None:
-        with cls._lock:
-            cls._running -= 1
-            if cls._running == 0:
-                sys.setswitchinterval(cls._before)
+    def release(self) -> None:
+        """Let go of it."""
+        with self._lock:
+            self._holders -= 1
+            if self._holders == 0:
+                self._restore(self._before.pop())
+
+
+def _switch_soon() -> float:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(min(before, SWITCH_INTERVAL))
+    return before
+
+
+_switching = ProcessWide(_switch_soon, sys.setswitchinterval)
+"""Short while any engine of the process runs."""
 
 
 class Engine:
@@ -129,7 +143,7 @@ class Engine:
 
     def start(self) -> None:
         """Begin."""
-        _SwitchInterval.acquire()
+        _switching.acquire()
         self._thread.start()
         self.watchdog.start()
 
@@ -142,7 +156,7 @@ class Engine:
         self.wake()
         if self._thread.is_alive():
             self._thread.join()
-        _SwitchInterval.release()
+        _switching.release()
         self.tasks.on_work = None
         self._epoll.close()
         os.close(self._bell)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import itertools
 import logging
 import os
@@ -32,7 +33,7 @@ from iflab.agreement import Disagreement
 from iflab.control import ControlServer, make_private_directory, remove_private_directory
 from iflab.drivers import Maker, TapNic, bpdu, load_devices
 from iflab.drivers.device import is_leaving
-from iflab.engine import Engine
+from iflab.engine import Engine, ProcessWide
 from iflab.faults import Event, Faults, Record, Recorder, Schedule
 from iflab.host import Host, LabError
 from iflab.linux import (
@@ -79,6 +80,21 @@ _log = logging.getLogger("iflab.lab")
 _FOREIGN_GROUP = re.compile(r"grp([0-9]{1,10})_")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}\Z")
 _numbers = itertools.count()
+
+
+def _collect_no_more() -> bool:
+    before = gc.isenabled()
+    gc.disable()
+    return before
+
+
+def _collect_again(before: bool) -> None:
+    if before:
+        gc.enable()
+
+
+_collecting = ProcessWide(_collect_no_more, _collect_again)
+"""While somebody builds many hosts Python does not look for garbage: among what a lab is made of there is none."""
 
 LINK_PATIENCE = 1.0
 """Seconds that plugging waits for the kernels to see their links; a NIC that is late is no error."""
@@ -312,6 +328,7 @@ class Lab:
             self._built += 1
             if self._built == MANY:
                 self._spares = Spares(new_namespace, f"{self.name}-spares")
+                _collecting.acquire()
             if self._built >= MANY:
                 self.engine.rest()
         spare = self._spares.take(name) if self._spares is not None else None
@@ -515,6 +532,7 @@ class Lab:
                     spares, self._spares = self._spares, None
             if spares is not None:
                 spares.close()
+                _collecting.release()
             if not self._building:
                 self.engine.add_reader(self._listener.monitor.fileno(), self._listener.readable)
         while not self._building:

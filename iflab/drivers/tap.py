@@ -109,6 +109,7 @@ MEDIA = "Ethernet 10Gbase-T <full-duplex>"
 # Linux's numbers for the flags that both sides have.
 _LINUX_UP, _LINUX_NOARP, _LINUX_PROMISC, _LINUX_ALLMULTI = 0x1, 0x80, 0x100, 0x200
 _SIOCADDMULTI, _SIOCDELMULTI = 0x8931, 0x8932
+_OF_GROUPS = ("SIOCADDMULTI", "SIOCDELMULTI")
 
 
 class Loop(Protocol):
@@ -302,7 +303,7 @@ class TapNic(Driver):
         self.on_groups: Callable[[Ifnet], None] | None = None
         """Told when the ifnet's multicast list changed."""
         self.on_change: Callable[[Ifnet], None] | None = None
-        """Told when the ifnet changed something here."""
+        """Told when the ifnet changed something else here."""
         self.own_group: Callable[[Ifnet], int] | None = None
         """Tells by the ifnet's groups what number the netdev's group should have."""
         self.netdev_group = 0
@@ -780,7 +781,7 @@ class TapNic(Driver):
     def if_ioctl(self, ifp: Ifnet, cmd: str, data: Any) -> None:
         """Obey: flags, MTU, multicast, capabilities. Raises the kernel's errno; EINVAL for what it does not know."""
         self._obey(ifp, cmd, data)
-        if self.on_change is not None:
+        if self.on_change is not None and cmd not in _OF_GROUPS:
             self.on_change(ifp)
 
     def _obey(self, ifp: Ifnet, cmd: str, data: Any) -> None:
@@ -795,7 +796,7 @@ class TapNic(Driver):
                     f"{self.name} is a port of {ifp.if_lagg.ifp.if_xname}; change the MTU of that",
                 )
             self._set_mtu(ifp, data.ifr_mtu)
-        elif cmd in ("SIOCADDMULTI", "SIOCDELMULTI"):
+        elif cmd in _OF_GROUPS:
             self._program()
             if self.on_groups is not None:
                 self.on_groups(ifp)

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gc
 import os
 import signal
 import socket
@@ -511,12 +512,14 @@ def test_a_large_lab_is_built_of_namespaces_made_ahead_and_none_of_them_stays(la
         for number in range(60):
             lab.host(f"h{number}").nic("em0", f"10.0.0.{number + 1}/24")
         assert spare_threads() == [f"{lab.name}-spares"]
+        assert not gc.isenabled()
         eventually(lambda: made.count(f"{lab.name}-spares") > 4)
         lab.host("late").nic("em0", "10.0.0.100/24")
 
     with lab.lock:
         assert len(os.listdir("/proc/self/fd")) == before + 2 * 61  # of each its namespace and its NIC
     assert spare_threads() == []
+    assert gc.isenabled()
     assert len({host.netns.inode for host in lab.hosts.values()}) == 62
     assert lab.hosts["late"].netns.name == "late"
     assert [row["ifname"] for row in ip(lab.hosts["late"], "link")] == ["lo", "em0"]
@@ -586,5 +589,6 @@ def test_a_builder_that_fails_leaves_no_namespace_made_ahead(lab):
         build()
 
     assert spare_threads() == []
+    assert gc.isenabled()
     with lab.lock:
         assert len(os.listdir("/proc/self/fd")) == before + 20
