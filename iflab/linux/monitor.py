@@ -182,9 +182,8 @@ class Monitor:
         one device the last counts, which tells all that those before it did.
         """
         self.drained = False
-        messages: list[_Message] = []
+        messages: list[_Message | None] = []
         last: dict[tuple[int, bytes], int] = {}
-        superseded: set[int] = set()
         while limit is None or len(messages) < limit:
             try:
                 data, ancillary, _, _ = self._socket.recvmsg(1 << 16, 64)
@@ -209,14 +208,14 @@ class Monitor:
                 if kind == _NEWLINK:
                     device = nsid, data[offset + 16 : offset + 24]
                     if device in last:
-                        superseded.add(last[device])
+                        messages[last[device]] = None
                     last[device] = len(messages)
                 elif kind == _DELLINK:
                     last.pop((nsid, data[offset + 16 : offset + 24]), None)
                 if kind in _KINDS:
                     messages.append((kind, nsid, data, offset, length))
                 offset += (length + 3) & ~3
-        return [_read(*each) for number, each in enumerate(messages) if number not in superseded]
+        return [_read(*each) for each in messages if each is not None]
 
     def close(self) -> None:
         """Stop hearing."""

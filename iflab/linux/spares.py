@@ -24,7 +24,7 @@ class Spares:
 
     def __init__(self, make: Callable[[], Netns], name: str, most: int = 16) -> None:
         self._make = make
-        self._most = most
+        self._batch = most // 2
         self._taken = 0
         self._ready: queue.SimpleQueue[Netns] = queue.SimpleQueue()
         self._room = threading.Semaphore(most)
@@ -44,10 +44,8 @@ class Spares:
         except queue.Empty:
             return None
         self._taken += 1
-        if (
-            self._taken % (self._most // 2) == 0
-        ):  # to wake a thread takes as long as it saves, so not for each
-            self._room.release(self._most // 2)
+        if self._taken % self._batch == 0:  # to wake a thread is dear: not for each
+            self._room.release(self._batch)
         netns.name = name
         return netns
 

@@ -73,9 +73,6 @@ def open_tun() -> int:
 class Tap:
     """One TAP device and its file descriptor, which is non-blocking."""
 
-    _born_without_carrier: bool | None = None
-    """What the kernel answered when the first was made."""
-
     def __init__(self, fd: int, name: str, ifindex: int) -> None:
         self.fd = fd
         self.name = name
@@ -104,10 +101,7 @@ class Tap:
                         "the name is taken" * taken,
                     ) from error
                 tap = cls(fd, name, _index_of(name))
-                if Tap._born_without_carrier is None:
-                    Tap._born_without_carrier = tap.may_be_born_without_carrier()
-                if not Tap._born_without_carrier:
-                    tap.set_carrier(False)
+                tap.set_carrier(False)
                 if mac is not None:
                     tap.set_mac(mac)
             except BaseException:
