@@ -28,14 +28,16 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what 
 
 @pytest.fixture
 def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
-    """A fresh lab, gone with the test. Where the tests are patient, pings and programs are waited for as much longer."""
-    from iflab import Host, Lab, Missing  # not for the pure tests, which are to take no time
+    """A fresh lab, gone with the test. Where the tests are patient, it waits longer too, for pings, programs and fates."""
+    import iflab.capture.capture as captures  # not for the pure tests, which are to take no time
+    from iflab import Host, Lab, Missing
 
     if PATIENCE != 1:
         for method in (Host.ping, Host.run):
             defaults = method.__kwdefaults__
             waits = defaults | {"timeout": defaults["timeout"] * PATIENCE}
             monkeypatch.setattr(method, "__kwdefaults__", waits)
+        monkeypatch.setattr(captures, "PATIENCE", captures.PATIENCE * PATIENCE)
     try:
         fresh = Lab()
     except Missing as error:

@@ -33,6 +33,12 @@ def kernel_flags(host: Host, name: str) -> set[str]:
     return set(link(host, name)["flags"])
 
 
+def without_ipv6(*hosts: Host) -> None:
+    """The kernels of these hosts send nothing unasked from now on, but for ARP."""
+    for host in hosts:
+        host.run("sysctl -qw net.ipv6.conf.all.disable_ipv6=1", check=True)
+
+
 def new_name(old: str, new: str) -> str:
     """Shell words that give a device, up or not, a new name, also where Linux (before 6.2) wants it down for that."""
     words = f"ip link set {old} name {new}"

@@ -21,7 +21,7 @@ from iflab.capture import Capture
 from iflab.drivers import TapNic
 from iflab.faults import Corrupt, Duplicate, Rate
 from iflab.net import IFF
-from tests.linux_tools import PATIENCE, eventually, need
+from tests.linux_tools import PATIENCE, eventually, need, without_ipv6
 
 
 @pytest.fixture(autouse=True)
@@ -214,8 +214,7 @@ def test_a_port_that_sends_the_same_frame_twice(lab, tmp_path):
 
     em0 = lab.host("alice").nic("em0", "192.0.2.1/24", driver=Repeater)
     bob = lab.host("bob").nic("em0", "192.0.2.2/24")
-    for host in lab.hosts.values():  # nobody but ping sends anything
-        host.run("sysctl -qw net.ipv6.conf.all.disable_ipv6=1", check=True)
+    without_ipv6(*lab.hosts.values())
     capture = lab.capture(path)
     cable = lab.cable(em0, bob, delay=0.02)
     numbers = itertools.count()

@@ -8,7 +8,7 @@ import pytest
 
 from iflab.net import IFF
 
-from ..linux_tools import eventually
+from ..linux_tools import eventually, without_ipv6
 
 REQUESTS = 300
 
@@ -17,8 +17,7 @@ REQUESTS = 300
 def pair(lab):
     """Two hosts that do not talk unasked: without IPv6, and with ARP entries that stay, or Linux looks after them."""
     alice, bob, cable = lab.pair("192.0.2.1/24", "192.0.2.2/24")
-    for host in (alice, bob):
-        host.run("sysctl -qw net.ipv6.conf.all.disable_ipv6=1", check=True)
+    without_ipv6(alice, bob)
     assert alice.ping("192.0.2.2").received == 1  # ARP is done
     for host in (alice, bob):
         host.run(

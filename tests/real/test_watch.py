@@ -21,7 +21,7 @@ from scapy.utils import PcapNgReader
 
 from iflab import Lab
 from iflab.faults import Corrupt, Loss
-from tests.linux_tools import PATIENCE, eventually, link, need
+from tests.linux_tools import PATIENCE, eventually, link, need, without_ipv6
 
 IFLAB = [sys.executable, "-c", "from iflab.cli import main; main()"]
 
@@ -147,14 +147,18 @@ def test_top_shows_counters_and_causes(lab, pair, chatter):
 
 
 def test_top_counts_faults_by_cause(lab, pair):
-    alice, _, cable = pair
+    alice, bob, cable = pair
+    without_ipv6(alice, bob)
     assert alice.ping("192.0.2.2").received == 1  # a lost ARP request would keep all pings back for a second
     cable.impair(Loss(0.5), Corrupt(0.5, within=(42, 90)))
     alice.ping("192.0.2.2", count=100, interval=0.001, timeout=0.05)
 
+    before = cable.account().dropped["loss"]
     wire = json.loads(iflab("top", lab.name, "-n", "1", "--json").stdout)["wires"]["cable0"]
 
-    assert wire["drops"]["loss"] == cable.account().dropped["loss"] > 0
+    assert (
+        0 < before <= wire["drops"]["loss"] <= cable.account().dropped["loss"]
+    )  # Linux may ask for its neighbour
     assert wire["faults"]["corrupt"] > 0
 
 
