@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from iflab.net import (
     IFF,
+    IN6_IFF,
     AddressFamily,
     Ifaddr,
     Ifaliasreq,
@@ -145,13 +146,16 @@ def _add(stack: LinuxStack, ifp: Ifnet, alias: Ifaliasreq) -> None:
     if alias.ifra_vhid:
         _share(ifp, alias)
         return
+    lifetime = _lifetime(alias)
     there = next((ifa for ifa in ifp.if_addrhead if ifa.ifa_addr == address), None)
     if there is not None:
         if prefixlen(there.ifa_netmask, address) == bits and far in (None, there.ifa_dstaddr):
+            if lifetime is not None:
+                _put(stack, ifp, address, bits, far, lifetime, replace=True)
             return
         stack.del_address(ifp, there)
     try:
-        _put(stack, ifp, address, bits, far)
+        _put(stack, ifp, address, bits, far, lifetime)
     except OSError:
         if there is not None:
             _put(stack, ifp, address, prefixlen(there.ifa_netmask, address), there.ifa_dstaddr)
@@ -159,13 +163,32 @@ def _add(stack: LinuxStack, ifp: Ifnet, alias: Ifaliasreq) -> None:
     ifp.if_flags |= IFF.UP  # as every driver does that is given an address; ifioctl tells the rest
 
 
-def _put(stack: LinuxStack, ifp: Ifnet, address: Sockaddr, bits: int, far: Sockaddr | None) -> None:
+def _lifetime(alias: Ifaliasreq) -> tuple[int | None, int | None] | None:
+    """For how long: an address that is deprecated is one that is preferred no more. Raises EINVAL."""
+    if alias.ifra_flags & ~IN6_IFF.DEPRECATED:
+        raise OSError(errno.EINVAL, "of an address's flags Linux lets 'deprecated' alone be set")
+    if alias.ifra_flags:
+        return 0, (alias.ifra_lifetime or (None, None))[1]
+    return alias.ifra_lifetime
+
+
+def _put(
+    stack: LinuxStack,
+    ifp: Ifnet,
+    address: Sockaddr,
+    bits: int,
+    far: Sockaddr | None,
+    lifetime: tuple[int | None, int | None] | None = None,
+    replace: bool = False,
+) -> None:
     point_to_point = far is not None and bool(ifp.if_flags & IFF.POINTOPOINT)
     stack.add_address(
         ifp,
         f"{address}/{bits}",
         peer=str(far) if point_to_point else None,
         broadcast="auto" if far is None or point_to_point else str(far),
+        lifetime=lifetime,
+        replace=replace,
     )
 
 

@@ -44,6 +44,7 @@ from iflab.agreement import (
 from iflab.bsd.netstat import RouteRow
 from iflab.drivers.device import above
 from iflab.drivers.tap import TapNic
+from iflab.inet6 import inet6_ioctl
 from iflab.linux import (
     Addr,
     Change,
@@ -229,6 +230,8 @@ class LinuxStack(Stack):
         """As the present walk found them."""
         self.closing = False
         """The lab ends, and the kernel takes everything away by itself: do not ask it to."""
+        self.disabled: dict[Ifnet, list[Addr]] = {}
+        """What interfaces had of IPv6 when it was switched off; the kernel takes it away."""
         self._loopback_routes: dict[tuple[bytes, int], Rtentry] = {}
         self._applying: Ifnet | None = None
         """The interface that follows what its host joined."""
@@ -276,6 +279,7 @@ class LinuxStack(Stack):
         """Forget ``ifp``."""
         self._nics = {index: other for index, other in self._nics.items() if other is not ifp}
         self._groups.pop(ifp, None)
+        self.disabled.pop(ifp, None)
         index = ifp.if_softc.tap.ifindex
         self._untold = Counter({key: count for key, count in self._untold.items() if key[0] != index})
         self._route_by_fibs()
@@ -405,12 +409,25 @@ class LinuxStack(Stack):
     # down: addresses
 
     def add_address(
-        self, ifp: Ifnet, address: str, *, peer: str | None = None, broadcast: str | None = "auto"
+        self,
+        ifp: Ifnet,
+        address: str,
+        *,
+        peer: str | None = None,
+        broadcast: str | None = "auto",
+        lifetime: tuple[int | None, int | None] | None = None,
+        replace: bool = False,
     ) -> Ifaddr:
-        """Put ``192.0.2.1/24`` or the like on the interface. Raises ``ValueError``, and the kernel's errno."""
+        """Put ``192.0.2.1/24`` or the like on the interface; ``lifetime`` and ``replace`` as ``Netlink.addr_add``.
+
+        Raises ``ValueError``, and the kernel's errno.
+        """
+        index = ifp.if_softc.tap.ifindex
         with ifp.kernel.giant:
             with Netlink(self.netns) as netlink:
-                netlink.addr_add(ifp.if_softc.tap.ifindex, address, peer=peer, broadcast=broadcast)
+                netlink.addr_add(
+                    index, address, peer=peer, broadcast=broadcast, lifetime=lifetime, replace=replace
+                )
             self.look(ifp)
             wanted = as_interface(address)
             ifa = self._find(ifp, str(wanted.ip), wanted.network.prefixlen)
@@ -513,8 +530,8 @@ class LinuxStack(Stack):
         """The kernel hears of up and down from its netdev."""
 
     def pru_control(self, cmd: str, data: Any, ifp: Ifnet, td: Thread) -> None:
-        """Obey an address ioctl (``iflab/addresses.py``)."""
-        if not address_ioctl(self, cmd, data, ifp, td):
+        """Obey an ioctl of the protocols (``iflab/addresses.py``, ``iflab/inet6.py``)."""
+        if not address_ioctl(self, cmd, data, ifp, td) and not inet6_ioctl(self, cmd, data, ifp, td):
             super().pru_control(cmd, data, ifp, td)
 
     # down: routes

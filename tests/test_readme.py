@@ -12,15 +12,18 @@ from .conftest import ROOT
 from .linux_tools import PATIENCE
 
 README = (ROOT / "README.md").read_text()
-PYTHON = re.findall(r"<!-- python -->\n```python\n(.*?)```", README, re.DOTALL)
+PYTHON = re.findall(
+    r"<!-- python -->\n```python\n(.*?)```(?:\n\n```\n(.*?)```)?", README, re.DOTALL
+)  # and what it prints
 COMMANDS = dict(re.findall(r"<!-- command: (\w+) -->\n```sh\n(.*?)\n```", README, re.DOTALL))
 
 
 @pytest.mark.parametrize("number", range(len(PYTHON)))
-def test_every_python_block_runs(lab, number, tmp_path):
+def test_every_python_block_runs_and_prints_what_stands_there(lab, number, tmp_path):
     lab.close()  # the fixture has shown that labs run here
+    block, printed = PYTHON[number]
     done = subprocess.run(
-        [sys.executable, "-c", PYTHON[number]],
+        [sys.executable, "-c", block],
         capture_output=True,
         text=True,
         cwd=tmp_path,
@@ -29,10 +32,12 @@ def test_every_python_block_runs(lab, number, tmp_path):
 
     assert done.returncode == 0, done.stderr
     assert done.stdout
+    assert done.stdout.strip() == (printed or done.stdout).strip()
 
 
 def test_no_python_block_is_left_out():
     assert len(PYTHON) == README.count("```python") == 8
+    assert sum(bool(printed) for _, printed in PYTHON) == 2
 
 
 @pytest.mark.timeout(600 * PATIENCE)

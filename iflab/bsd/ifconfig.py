@@ -2,7 +2,7 @@
 
 ::
 
-    ifconfig [-a] [-dmu] [interface] [address_family]
+    ifconfig [-a] [-dLmu] [interface] [address_family]
     ifconfig -l [-du] [address_family]
     ifconfig -C | -g group
     ifconfig interface [address_family] [address [dest_address]] [parameters]
@@ -29,6 +29,8 @@ from iflab.net import (
     IFCAP,
     IFF,
     IFT,
+    IN6_IFF,
+    ND6_IFF,
     AddressFamily,
     Ifaddr,
     Ifaliasreq,
@@ -37,6 +39,7 @@ from iflab.net import (
     Ifreq,
     LinkState,
     Priv,
+    Sockaddr,
     SockaddrDl,
     SockaddrIn6,
     Thread,
@@ -56,7 +59,7 @@ from .devices import (
     upper_lines,
 )
 
-__all__ = ["CAPABILITY_NAMES", "FLAG_NAMES", "ifconfig"]
+__all__ = ["CAPABILITY_NAMES", "FLAG_NAMES", "ND6_NAMES", "ifconfig"]
 
 FLAG_NAMES = (
     (IFF.UP, "UP"),
@@ -79,11 +82,15 @@ FLAG_NAMES = (
     (IFF.STATICARP, "STATICARP"),
 )
 
-CAPABILITY_NAMES = tuple(
-    sorted(
-        (bit, name) for name, bit in vars(IFCAP).items() if not name.startswith("_") and isinstance(bit, int)
-    )
-)
+
+def _bit_names(flags: type) -> tuple[tuple[int, str], ...]:
+    return tuple(sorted((bit, name) for name, bit in vars(flags).items() if isinstance(bit, int)))
+
+
+CAPABILITY_NAMES = _bit_names(IFCAP)
+ND6_NAMES = _bit_names(ND6_IFF)
+_ADDRESS_WORDS = tuple((bit, name.lower()) for bit, name in _bit_names(IN6_IFF))
+_SETTABLE = ("anycast", "tentative", "deprecated", "autoconf")
 
 _FLAGS = {
     "up": IFF.UP,
@@ -127,6 +134,16 @@ _CAPABILITIES = {
     "vlanhwcsum": IFCAP.VLAN_HWCSUM,
     "polling": IFCAP.POLLING,
 }
+_ND6_WORDS = {
+    "accept_rtadv": ND6_IFF.ACCEPT_RTADV,
+    "auto_linklocal": ND6_IFF.AUTO_LINKLOCAL,
+    "ifdisabled": ND6_IFF.IFDISABLED,
+    "no_dad": ND6_IFF.NO_DAD,
+    "no_prefer_iface": ND6_IFF.NO_PREFER_IFACE,
+    "no_radr": ND6_IFF.NO_RADR,
+    "nud": ND6_IFF.PERFORMNUD,
+    "prefer_source": ND6_IFF.PREFER_SOURCE,
+}
 _FAMILIES = {
     "inet": AddressFamily.INET,
     "inet6": AddressFamily.INET6,
@@ -146,6 +163,9 @@ class _Address:
     mask: str | None = None
     adds: bool = True
     clears: bool = True
+    flags: int = 0
+    preferred: int | None = None
+    valid: int | None = None
 
 
 @dataclass
@@ -287,7 +307,7 @@ def _reclaim(run: _Run, rest: list[str]) -> str:
 def show(ifp: Ifnet, family: AddressFamily | None = None, modes: Collection[str] = ()) -> str:
     """An interface as ``ifconfig em0`` prints it; ``family`` chooses which addresses.
 
-    ``modes``: ``m`` capabilities, too; ``v`` more of an aggregate; ``k`` keys.
+    ``modes``: ``m`` capabilities, too; ``L`` lifetimes; ``v`` more of an aggregate; ``k`` keys.
     """
     flags = ifp.if_flags | ifp.if_drv_flags
     lines = [f"{ifp.if_xname}: flags={bits_text(flags, FLAG_NAMES)} metric {ifp.if_metric} mtu {ifp.if_mtu}"]
@@ -300,7 +320,7 @@ def show(ifp: Ifnet, family: AddressFamily | None = None, modes: Collection[str]
     if family in (None, AddressFamily.LINK) and ifp.lladdr and ifp.if_type != IFT.LOOP:
         lines.append(f"\tether {ifp.lladdr.hex(':')}")
     lines += [
-        f"\t{_address_line(ifp, ifa)}"
+        f"\t{_address_line(ifp, ifa, 'L' in modes)}"
         for ifa in ifp.if_addrhead
         if ifa.ifa_addr.family is not AddressFamily.LINK and family in (None, ifa.ifa_addr.family)
     ]
@@ -314,7 +334,19 @@ def show(ifp: Ifnet, family: AddressFamily | None = None, modes: Collection[str]
         if ifp.if_fib:
             lines.append(f"\tfib: {ifp.if_fib}")
         lines += _media_lines(ifp, "m" in modes)
+    if family in (None, AddressFamily.INET6) and (nd6 := _ask(ifp, "SIOCGIFINFO_IN6")) and nd6.ifr_flags:
+        lines.append(f"\tnd6 options={bits_text(nd6.ifr_flags, ND6_NAMES)}")
     return "".join(f"{line}\n" for line in lines)
+
+
+def _ask(ifp: Ifnet, cmd: str, address: Sockaddr | None = None) -> Ifreq | None:
+    """Ask the protocol above; None when there is none that knows."""
+    request = Ifreq(ifp.if_xname, ifr_addr=address)
+    try:
+        ifp.stack.pru_control(cmd, request, ifp, ifp.alloc_vnet.thread())
+    except OSError:
+        return None
+    return request
 
 
 def _waiting_lines(ifp: Ifnet, family: AddressFamily | None) -> list[str]:
@@ -331,7 +363,7 @@ def _waiting_lines(ifp: Ifnet, family: AddressFamily | None) -> list[str]:
     return lines
 
 
-def _address_line(ifp: Ifnet, ifa: Ifaddr) -> str:
+def _address_line(ifp: Ifnet, ifa: Ifaddr, lifetimes: bool) -> str:
     mask = ifa.ifa_netmask
     bits = 0 if mask is None or isinstance(mask, SockaddrDl) else mask.value
     far = ifa.ifa_dstaddr
@@ -340,7 +372,10 @@ def _address_line(ifp: Ifnet, ifa: Ifaddr) -> str:
         zone = f"%{ifp.if_xname}" if local else ""
         scope = f" scopeid {ifp.if_index:#x}" if local else ""
         there = f" --> {far}" if far is not None else ""
-        return f"inet6 {ifa.ifa_addr}{zone}{there} prefixlen {bits.bit_count()}{scope}{_vhid(ifa)}"
+        found = _ask(ifp, "SIOCGIFAFLAG_IN6", ifa.ifa_addr)
+        is_so = "".join(f" {word}" for bit, word in _ADDRESS_WORDS if found and found.ifr_flags & bit)
+        how_long = _lifetime(ifp, ifa) if lifetimes else ""
+        return f"inet6 {ifa.ifa_addr}{zone}{there} prefixlen {bits.bit_count()}{is_so}{scope}{how_long}{_vhid(ifa)}"
     text = f"inet {ifa.ifa_addr}"
     if far is not None and ifp.if_flags & IFF.POINTOPOINT:
         text += f" --> {far}"
@@ -348,6 +383,15 @@ def _address_line(ifp: Ifnet, ifa: Ifaddr) -> str:
     if far is not None and ifp.if_flags & IFF.BROADCAST:
         text += f" broadcast {far}"
     return text + _vhid(ifa)
+
+
+def _lifetime(ifp: Ifnet, ifa: Ifaddr) -> str:
+    """How long it is preferred and valid, if not for ever."""
+    found = _ask(ifp, "SIOCGIFALIFETIME_IN6", ifa.ifa_addr)
+    if found is None or found.ifr_data == (None, None):
+        return ""
+    preferred, valid = ("infty" if seconds is None else seconds for seconds in found.ifr_data)
+    return f" pltime {preferred} vltime {valid}"
 
 
 def _vhid(ifa: Ifaddr) -> str:
@@ -478,6 +522,8 @@ def _set_address(run: _Run) -> None:
         ifra_mask=as_sockaddr(_mask(run)),
         ifra_broadaddr=as_sockaddr(wanted.far) if wanted.far else None,
         ifra_vhid=run.pending.pop("vhid", 0),
+        ifra_flags=wanted.flags,
+        ifra_lifetime=(wanted.preferred, wanted.valid) if v6 else None,
     )
     if wanted.clears and not v6 and not alias.ifra_vhid:
         try:
@@ -494,6 +540,50 @@ def _flags(bit: int, on: bool) -> Callable[..., None]:
         run.ioctl("SIOCSIFFLAGS", f"set flags: {word}", ifr_flags=flags | bit if on else flags & ~bit)
 
     return act
+
+
+def _nd6(bit: int, on: bool) -> Callable[..., None]:
+    def act(run: _Run, word: str) -> None:
+        flags = run.ioctl("SIOCGIFINFO_IN6", "SIOCGIFINFO_IN6").ifr_flags
+        run.ioctl("SIOCSIFINFO_FLAGS", word, ifr_flags=flags | bit if on else flags & ~bit)
+
+    return act
+
+
+def _of_inet6(run: _Run, word: str) -> None:
+    if run.family is not AddressFamily.INET6:
+        raise CommandError(f"ifconfig: {word!r} is for an inet6 address; write 'inet6' before it")
+
+
+def _address_flag(bit: int, on: bool) -> Callable[..., None]:
+    def act(run: _Run, word: str) -> None:
+        _of_inet6(run, word)
+        run.address.flags = run.address.flags | bit if on else run.address.flags & ~bit
+
+    return act
+
+
+def _seconds(run: _Run, word: str, value: str) -> None:
+    _of_inet6(run, word)
+    seconds = run.number(value, f"number of seconds for {word}")
+    if not 0 <= seconds < 2**32:
+        raise CommandError(f"ifconfig: {word} is 0 to {2**32 - 1} seconds, not {value}")
+    setattr(run.address, {"pltime": "preferred", "vltime": "valid"}[word], seconds)
+
+
+def _eui64(run: _Run, word: str) -> None:
+    """Fill the last 64 bits with those of the link-local address (RFC 4291, appendix A)."""
+    _of_inet6(run, word)
+    prefix = ipaddress.IPv6Address(run.address.address or "::")
+    if run.address.address is None or int(prefix) & (1 << 64) - 1:
+        raise CommandError("ifconfig: 'eui64' stands behind a prefix whose last 64 bits are zero")
+    ifp = run.vnet.ifunit(run.name)
+    for ifa in ifp.if_addrhead if ifp is not None else ():
+        own = ipaddress.ip_address(str(ifa.ifa_addr)) if isinstance(ifa.ifa_addr, SockaddrIn6) else None
+        if own is not None and own.is_link_local:
+            run.address.address = str(prefix + (int(own) & (1 << 64) - 1))
+            return
+    raise CommandError(f"ifconfig: {run.name} has no link-local address, which 'eui64' takes its bits from")
 
 
 def _capability(bits: int, on: bool) -> Callable[..., None]:
@@ -648,6 +738,13 @@ _PARAMETERS: dict[str, tuple[int, Callable[..., None]]] = {
     "deletetunnel": (0, _untunnel),
     "destroy": (0, _destroy),
     "unplumb": (0, _destroy),
+    **{word: (0, _nd6(bit, True)) for word, bit in _ND6_WORDS.items()},
+    **{f"-{word}": (0, _nd6(bit, False)) for word, bit in _ND6_WORDS.items()},
+    **{word: (0, _address_flag(bit, True)) for bit, word in _ADDRESS_WORDS if word in _SETTABLE},
+    **{f"-{word}": (0, _address_flag(bit, False)) for bit, word in _ADDRESS_WORDS if word in _SETTABLE},
+    "pltime": (1, _seconds),
+    "vltime": (1, _seconds),
+    "eui64": (0, _eui64),
     "netmask": (1, _netmask),
     "prefixlen": (1, _set_prefixlen),
     "broadcast": (1, _far),

@@ -115,6 +115,9 @@ _IFLA_TXQLEN, _IFLA_LINKINFO, _IFLA_NEW_NETNSID = (
 )
 _IFLA_NET_NS_FD = _LINK["IFLA_NET_NS_FD"]
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = _ADDR["IFA_ADDRESS"], _ADDR["IFA_LOCAL"], _ADDR["IFA_BROADCAST"]
+_IFA_CACHEINFO = _ADDR["IFA_CACHEINFO"]
+_IFA_PROTO = 11
+_EVER = 0xFFFFFFFF
 _NDA_DST, _NDA_LLADDR = _NEIGH["NDA_DST"], _NEIGH["NDA_LLADDR"]
 _IFLA_ALLMULTI = 61
 _IFLA_NEW_IFINDEX = 49
@@ -162,7 +165,11 @@ class Link:
 
 @dataclass(slots=True, frozen=True)
 class Addr:
-    """An address of a device; ``family`` is ``socket.AF_INET`` or ``AF_INET6``, ``peer`` the far end."""
+    """An address of a device; ``family`` is ``socket.AF_INET`` or ``AF_INET6``, ``peer`` the far end.
+
+    ``preferred`` and ``valid`` are the seconds for which it still is so, None for ever; ``origin`` who
+    gave it (linux/if_addr.h): 0 somebody, 1 the loopback, 2 a router, 3 the link-local address of the kernel.
+    """
 
     index: int
     family: int
@@ -173,6 +180,9 @@ class Addr:
     scope: int
     flags: int
     label: str | None
+    preferred: int | None = None
+    valid: int | None = None
+    origin: int = 0
 
 
 @dataclass(slots=True, frozen=True)
@@ -307,6 +317,7 @@ def parse_addr(data: bytes, offset: int, end: int) -> Addr:
     family, prefixlen, flags, scope, index = struct.unpack_from("BBBBI", data, offset)
     found = _attributes(data, offset + 8, end)
     local, address = _ip(found.get(2)), _ip(found.get(1))
+    preferred, valid = struct.unpack_from("II", found.get(_IFA_CACHEINFO, b"\xff" * 8))
     return Addr(
         index=index,
         family=family,
@@ -317,6 +328,9 @@ def parse_addr(data: bytes, offset: int, end: int) -> Addr:
         scope=scope,
         flags=_u32(found.get(8), flags),
         label=_text(found.get(3)),
+        preferred=None if preferred == _EVER else preferred,
+        valid=None if valid == _EVER else valid,
+        origin=found.get(_IFA_PROTO, b"\0")[0],
     )
 
 
@@ -629,14 +643,22 @@ class Netlink:
         broadcast: str | None = "auto",
         peer: str | None = None,
         dad: bool = False,
+        lifetime: tuple[int | None, int | None] | None = None,
+        replace: bool = False,
     ) -> None:
         """Put an address such as ``192.0.2.1/24`` on a device.
 
         Without ``dad`` an IPv6 address is usable at once (no duplicate address
-        detection). Raises ``ValueError`` for no address, ``KernelRefused`` (EEXIST).
+        detection). ``lifetime``: the seconds for which it is preferred, and valid; None
+        for ever. With ``replace`` one that is there gets these. Raises ``ValueError`` for
+        no address, ``KernelRefused`` (EEXIST; EINVAL for lifetimes that cannot be).
         """
         message = self._address(index, address, broadcast, peer, 0 if dad else IFA_F_NODAD)
-        self._change(message, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, f"address {address} on device {index}")
+        if lifetime is not None:
+            seconds = [_EVER if each is None else min(each, _EVER) for each in lifetime]
+            message += _attribute(_IFA_CACHEINFO, struct.pack("IIII", *seconds, 0, 0))
+        how = NLM_F_CREATE | (NLM_F_REPLACE if replace else NLM_F_EXCL)
+        self._change(message, RTM_NEWADDR, how, f"address {address} on device {index}")
 
     def addr_del(self, index: int, address: str, *, peer: str | None = None) -> None:
         """Take an address off a device. Raises ``ValueError``, ``KernelRefused`` (EADDRNOTAVAIL)."""

@@ -40,21 +40,26 @@ def rename(netlink: Netlink, index: int, name: str) -> None:
         netlink.link_set(index, name=name)
     finally:
         netlink.link_set(index, up=True)
-        _put_back_addrs(netlink, index, addrs)
+        put_back_addrs(netlink, index, addrs)
         _put_back_routes(netlink, index, routes)
         for each in neighbours:
             with _may_exist():
                 netlink.neighbour_add(index, each.address, each.mac)
 
 
-def _put_back_addrs(netlink: Netlink, index: int, addrs: list[Addr]) -> None:
+def put_back_addrs(netlink: Netlink, index: int, addrs: list[Addr]) -> None:
+    """Give a device those of its addresses that it has lost. Raises ``KernelRefused``."""
     there = {(addr.address, addr.prefixlen) for addr in netlink.addrs(index)}
     for addr in addrs:
         if (addr.address, addr.prefixlen) not in there:
             # Its own link-local address the kernel may make again meanwhile.
             with _may_exist():
                 netlink.addr_add(
-                    index, f"{addr.address}/{addr.prefixlen}", broadcast=addr.broadcast, peer=addr.peer
+                    index,
+                    f"{addr.address}/{addr.prefixlen}",
+                    broadcast=addr.broadcast,
+                    peer=addr.peer,
+                    lifetime=(addr.preferred, addr.valid),
                 )
 
 

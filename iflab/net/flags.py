@@ -19,7 +19,9 @@ __all__ = [
     "IFT",
     "IF_MAXMTU",
     "IF_MINMTU",
+    "IN6_IFF",
     "IP_MAXPACKET",
+    "ND6_IFF",
     "PRC",
     "RTF",
     "AddressFamily",
@@ -102,6 +104,32 @@ class LinkState(enum.IntEnum):
     UNKNOWN = 0
     DOWN = 1
     UP = 2
+
+
+class IN6_IFF:
+    """What an IPv6 address is at the moment (``netinet6/in6_var.h``)."""
+
+    ANYCAST = 0x1
+    TENTATIVE = 0x2
+    DUPLICATED = 0x4
+    DETACHED = 0x8
+    DEPRECATED = 0x10
+    AUTOCONF = 0x40
+    TEMPORARY = 0x80
+
+
+class ND6_IFF:
+    """What an interface does with IPv6 by itself (``netinet6/nd6.h``)."""
+
+    PERFORMNUD = 0x1
+    ACCEPT_RTADV = 0x2
+    PREFER_SOURCE = 0x4
+    IFDISABLED = 0x8
+    DONT_SET_IFROUTE = 0x10
+    AUTO_LINKLOCAL = 0x20
+    NO_RADR = 0x40
+    NO_PREFER_IFACE = 0x80
+    NO_DAD = 0x100
 
 
 class IFCAP:

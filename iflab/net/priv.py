@@ -47,6 +47,7 @@ class Priv(enum.StrEnum):
     NET_LAGG = "PRIV_NET_LAGG"
     NET_VLAN = "PRIV_NET_VLAN"
     NETINET_CARP = "PRIV_NETINET_CARP"
+    NETINET_ND6 = "PRIV_NETINET_ND6"
 
 
 def allow_all(priv: Priv) -> bool:

@@ -120,17 +120,21 @@ class Ifreq:
 
 @dataclass(slots=True)
 class Ifaliasreq:
-    """An address with its mask, and its broadcast address or far end (``struct ifaliasreq``)."""
+    """An address with its mask, and its broadcast address or far end (``struct ifaliasreq``, ``struct in6_aliasreq``)."""
 
     ifra_name: str = ""
     ifra_addr: Sockaddr | None = None
     ifra_broadaddr: Sockaddr | None = None
     ifra_mask: Sockaddr | None = None
     ifra_vhid: int = 0
+    ifra_flags: int = 0
+    """Of IPv6: ``IN6_IFF``; ``DEPRECATED`` is the one that may be asked for."""
+    ifra_lifetime: tuple[int | None, int | None] | None = None
+    """Of IPv6: the seconds for which it is preferred, and valid; None for ever. None in all: as it is."""
 
     def __post_init__(self) -> None:
         _check(self, str, "ifra_name")
-        _check(self, int, "ifra_vhid")
+        _check(self, int, "ifra_vhid", "ifra_flags")
         _check(self, Sockaddr, "ifra_addr", "ifra_broadaddr", "ifra_mask")
 
     @property

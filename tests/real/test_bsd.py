@@ -62,6 +62,7 @@ def test_media_are_shown_and_chosen(running):
         "\tstatus: active\n"
         "\tsupported media:\n"
         "\t\tmedia 10Gbase-T mediaopt full-duplex\n"
+        "\tnd6 options=123<PERFORMNUD,ACCEPT_RTADV,AUTO_LINKLOCAL,NO_DAD>\n"
     )
 
 
