@@ -339,8 +339,7 @@ class Lab:
         with self.lock:
             vnet = None
             try:
-                with netns.entered():
-                    stack = LinuxStack(netns, self.engine.now, foreign)
+                stack = LinuxStack(netns, self.engine.now, foreign)
                 vnet = self.kernel.vnet_alloc(name, stack)
                 stack.vnet = vnet
                 stack.group_number, stack.group_name = self.group_number, self.group_name

@@ -599,12 +599,12 @@ class TapNic(Driver):
             if rest is None:
                 passed.append(m)
             else:
-                peer._take(passed, pair, sum(map(len, passed)) - PKTHDR * len(passed))  # nothing overtakes
+                peer._take(passed, pair)  # nothing overtakes
                 passed = []
                 rest()
-        peer._take(passed, pair, sum(map(len, passed)) - PKTHDR * len(passed))
+        peer._take(passed, pair)
 
-    def _take(self, frames: list[Mbuf], pair: bytes, octets: int) -> None:
+    def _take(self, frames: list[Mbuf], pair: bytes, octets: int | None = None) -> None:
         """Hand frames that came straight to the host; they have the addresses ``pair``, or any."""
         if not frames:
             return
@@ -612,6 +612,8 @@ class TapNic(Driver):
             for m in frames:
                 self.receive(m)
             return
+        if octets is None:
+            octets = sum(map(len, frames)) - PKTHDR * len(frames)
         ifp, fd, write = self.ifp, self.tap.fd, os.write
         ifp.if_ipackets += len(frames)
         ifp.if_ibytes += octets

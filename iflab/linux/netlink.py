@@ -397,6 +397,9 @@ def as_interface(address: str) -> ipaddress.IPv4Interface | ipaddress.IPv6Interf
 
 _log = logging.getLogger("iflab.linux")
 
+_LONGEST = 1 << 16
+"""Octets of the longest answer; the kernel sends 32 KiB at most. What is longer is memory that is mapped each time."""
+
 
 class Netlink:
     """A short conversation with the kernel about one namespace; use it in a ``with`` block, from one thread."""
@@ -477,7 +480,7 @@ class Netlink:
                 raise refused
 
     def _messages(self) -> Iterator[tuple[int, int, int, bytes, int, int]]:
-        data = self._open().recv(1 << 18)
+        data = self._open().recv(_LONGEST)
         offset = 0
         while offset + 16 <= len(data):
             length, kind, flags, sequence, _ = struct.unpack_from("IHHII", data, offset)

@@ -204,6 +204,8 @@ class Tap:
 
 def _index_of(name: str) -> int:
     """The index of a device of this thread's namespace. Raises ``OSError`` with its errno, unlike Python's own."""
+    with contextlib.suppress(OSError):
+        return socket.if_nametoindex(name)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
         answer = fcntl.ioctl(sock, _SIOCGIFINDEX, struct.pack("16s24x", os.fsencode(name)))
     return int(struct.unpack_from("i", answer, 16)[0])

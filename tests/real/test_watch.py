@@ -258,7 +258,7 @@ def test_cut_and_mend(lab, pair):
     alice, _bob, cable = pair
 
     assert iflab("cut", lab.name, "cable0").returncode == 0
-    assert link(alice, "em0")["operstate"] == "DOWN"
+    eventually(lambda: link(alice, "em0")["operstate"] == "DOWN")  # that takes a kernel up to a second
     assert iflab("mend", lab.name, "cable0", "--towards", "bob:em0").returncode == 0
     assert not cable.ends[alice.vnet.ifunit("em0").if_softc].up
     assert iflab("mend", lab.name, "cable0").returncode == 0

@@ -42,7 +42,7 @@ def test_the_command_prints_the_account():
             PROGRAM,
             "stress",
             "--duration",
-            str(max(1, PATIENCE / 3)),
+            str(PATIENCE),
             "--seed",
             "3",
             "--json",
