@@ -84,7 +84,8 @@ FLAG_NAMES = (
 
 
 def _bit_names(flags: type) -> tuple[tuple[int, str], ...]:
-    return tuple(sorted((bit, name) for name, bit in vars(flags).items() if isinstance(bit, int)))
+    names = [name for name in vars(flags) if not name.startswith("_")]  # Python has numbers of its own there
+    return tuple(sorted((getattr(flags, name), name) for name in names))
 
 
 CAPABILITY_NAMES = _bit_names(IFCAP)

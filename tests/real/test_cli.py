@@ -21,6 +21,7 @@ from iflab.control import LabBusy, find_labs
 from ..conftest import ROOT
 from ..linux_tools import PATIENCE, eventually, need
 
+SCENARIOS = sorted((ROOT / "scenarios").glob("*.py"))
 IFLAB = [sys.executable, "-c", "from iflab.cli import main; main()"]
 
 
@@ -50,7 +51,7 @@ def iflab(*words, cwd=ROOT, **options):
     )
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "scenarios").glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: path.stem)
 def test_every_scenario_holds(path):
     done = iflab("run", str(path))
 
@@ -374,8 +375,11 @@ def test_a_client_that_says_nothing_holds_up_nobody(running):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become an ordinary user")
-@pytest.mark.parametrize("program", [IFLAB, UNDER_UNSHARE], ids=["by itself", "under unshare -Ur"])
-@pytest.mark.parametrize("scenario", ["01_first_ping", "02_scapy_station", "05_allmulti"])
+@pytest.mark.parametrize(
+    ("scenario", "program"),
+    [(path.stem, IFLAB) for path in SCENARIOS] + [(path.stem, UNDER_UNSHARE) for path in SCENARIOS[:5]],
+    ids=[path.stem for path in SCENARIOS] + [f"{path.stem} under unshare -Ur" for path in SCENARIOS[:5]],
+)
 def test_the_same_scenario_as_an_ordinary_user(open_place, scenario, program):
     """Without root, in a user namespace, with nothing but a tun device that may be opened."""
     place = open_place
