@@ -1,7 +1,7 @@
 """What IPv6 does with an interface (``netinet6/nd6.c``, ``in6.c``; RFC 4861, 4862), answered by Linux.
 
-Nothing of it is kept here. The flags of an interface are settings of the kernel's
-(Documentation/networking/ip-sysctl.rst), those of an address the kernel's own.
+The flags of an interface are settings of the kernel's (Documentation/networking/ip-sysctl.rst),
+those of an address the kernel's own: both are read each time that somebody asks.
 """
 
 from __future__ import annotations
@@ -115,6 +115,6 @@ def _set_flags(stack: LinuxStack, ifp: Ifnet, wanted: int) -> None:
         for flag, (name, on, off, _) in _SETTINGS.items():
             if changed & flag:
                 _setting(stack, nic, name, on if wanted & flag else off)
-        if not wanted & ND6_IFF.IFDISABLED:
+        if changed & ~wanted & ND6_IFF.IFDISABLED:
             put_back_addrs(netlink, index, stack.disabled.pop(ifp, []))
     stack.look(ifp)

@@ -18,7 +18,9 @@ from ..linux_tools import eventually, ip
 
 @pytest.fixture
 def alice(lab):
-    return lab.pair("2001:db8::1/64", "2001:db8::2/64")[0]
+    host = lab.pair("2001:db8::1/64", "2001:db8::2/64")[0]
+    eventually(lambda: "inet6 fe80::" in host.ifconfig("em0"))  # the kernel makes it when it sees the link
+    return host
 
 
 def options(host):
