@@ -53,6 +53,15 @@ def test_a_quotation_without_end_is_a_bad_word(running, command):
         getattr(running.hosts["alice"], command)("em0 descr 'x")
 
 
+def test_ifconfig_is_not_behind_what_ip_has_changed(running):
+    """The engine may not have had its turn yet: here it cannot have."""
+    alice = running.hosts["alice"]
+    with running.lock:
+        for mtu in (1400, 1300):
+            alice.run(f"ip link set em0 mtu {mtu}", check=True)
+            assert f" mtu {mtu}\n" in alice.ifconfig("em0")
+
+
 def test_media_are_shown_and_chosen(running):
     alice = running.hosts["alice"]
     for words in ("media autoselect", "media 10Gbase-T mediaopt full-duplex", "mediaopt full-duplex"):
