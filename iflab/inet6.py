@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from iflab.drivers import TapNic
 from iflab.linux import Addr, Netlink, sysctl
+from iflab.linux.netlink import IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_TEMPORARY, IFA_F_TENTATIVE
 from iflab.linux.rename import put_back_addrs
 from iflab.net import IN6_IFF, ND6_IFF, Ifnet, Priv, Thread
 
@@ -29,10 +30,9 @@ _SETTINGS = {
 }
 """Of each flag the kernel's setting, what it is set to for on and off, and the one of these that alone means so."""
 
-_TEMPORARY, _DADFAILED, _DEPRECATED, _TENTATIVE = 0x01, 0x08, 0x20, 0x40
 _BY_ROUTER = 2
 _LINKLOCAL = 253
-"""Flags, origin and scope of addresses (linux/if_addr.h, linux/rtnetlink.h)."""
+"""Origin and scope of addresses (linux/if_addr.h, linux/rtnetlink.h)."""
 
 
 def inet6_ioctl(stack: LinuxStack, cmd: str, data: Any, ifp: Ifnet, td: Thread) -> bool:
@@ -60,11 +60,11 @@ def inet6_ioctl(stack: LinuxStack, cmd: str, data: Any, ifp: Ifnet, td: Thread) 
     elif cmd == "SIOCGIFAFLAG_IN6":
         addr = _find(stack, nic, str(data.ifr_addr))
         data.ifr_flags = (
-            IN6_IFF.TENTATIVE * bool(addr.flags & _TENTATIVE)
-            | IN6_IFF.DUPLICATED * bool(addr.flags & _DADFAILED)
-            | IN6_IFF.DEPRECATED * bool(addr.flags & _DEPRECATED)
-            | IN6_IFF.TEMPORARY * bool(addr.flags & _TEMPORARY)
-            | IN6_IFF.AUTOCONF * bool(addr.origin == _BY_ROUTER or addr.flags & _TEMPORARY)
+            IN6_IFF.TENTATIVE * bool(addr.flags & IFA_F_TENTATIVE)
+            | IN6_IFF.DUPLICATED * bool(addr.flags & IFA_F_DADFAILED)
+            | IN6_IFF.DEPRECATED * bool(addr.flags & IFA_F_DEPRECATED)
+            | IN6_IFF.TEMPORARY * bool(addr.flags & IFA_F_TEMPORARY)
+            | IN6_IFF.AUTOCONF * bool(addr.origin == _BY_ROUTER or addr.flags & IFA_F_TEMPORARY)
         )
     elif cmd == "SIOCGIFALIFETIME_IN6":
         addr = _find(stack, nic, str(data.ifr_addr))
@@ -76,10 +76,7 @@ def inet6_ioctl(stack: LinuxStack, cmd: str, data: Any, ifp: Ifnet, td: Thread) 
 
 def _find(stack: LinuxStack, nic: TapNic, address: str) -> Addr:
     with Netlink(stack.netns) as netlink:
-        for addr in netlink.addrs(nic.tap.ifindex):
-            if addr.address == address:
-                return addr
-    raise OSError(errno.EADDRNOTAVAIL, f"{nic.ifp.if_xname} has no address {address}")
+        return netlink.addr_get(nic.tap.ifindex, address)
 
 
 def _setting(stack: LinuxStack, nic: TapNic, name: str, value: int | None = None) -> int:

@@ -58,7 +58,7 @@ from iflab.linux import (
     check_name,
     sysctl,
 )
-from iflab.linux.netlink import as_interface
+from iflab.linux.netlink import IFA_F_DADFAILED, IFA_F_TENTATIVE, as_interface
 from iflab.linux.rename import rename
 from iflab.net import (
     IFF,
@@ -120,8 +120,6 @@ _BELATED = 1.0
 
 _NO_SUCH_FAMILY = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP)
 _MAIN, _LOCAL = 254, 255
-_DADFAILED, _TENTATIVE = 0x08, 0x40
-"""Flags of addresses (linux/if_addr.h)."""
 
 _LINUX_UP, _LINUX_NOARP, _LINUX_PROMISC, _LINUX_ALLMULTI = 0x1, 0x80, 0x100, 0x200
 _LINUX_MULTICAST = 0x1000
@@ -717,10 +715,11 @@ class LinuxStack(Stack):
             addrs = netlink.addrs()
         for addr in addrs:
             ifp = self._nics.get(addr.index)
-            if ifp is None or not addr.flags & (_TENTATIVE | _DADFAILED) or ifp.if_softc.operstate != "UP":
+            unusable = addr.flags & (IFA_F_TENTATIVE | IFA_F_DADFAILED)
+            if ifp is None or not unusable or ifp.if_softc.operstate != "UP":
                 continue
             what = f"{ifp.if_softc.name} {addr.address}"
-            if addr.flags & _DADFAILED:
+            if addr.flags & IFA_F_DADFAILED:
                 raise OSError(errno.EADDRINUSE, f"{what} is somebody else's, too")
             found.append(f"{what} is tentative")
         return found

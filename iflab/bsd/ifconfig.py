@@ -535,18 +535,13 @@ def _set_address(run: _Run) -> None:
     run.request(f"SIOCAIFADDR{suffix}", "add address", alias)
 
 
-def _flags(bit: int, on: bool) -> Callable[..., None]:
+_IF_FLAGS, _ND6_FLAGS = ("SIOCGIFFLAGS", "SIOCSIFFLAGS"), ("SIOCGIFINFO_IN6", "SIOCSIFINFO_FLAGS")
+
+
+def _flags(get: str, put: str, bit: int, on: bool) -> Callable[..., None]:
     def act(run: _Run, word: str) -> None:
-        flags = run.ioctl("SIOCGIFFLAGS", "get flags").ifr_flags
-        run.ioctl("SIOCSIFFLAGS", f"set flags: {word}", ifr_flags=flags | bit if on else flags & ~bit)
-
-    return act
-
-
-def _nd6(bit: int, on: bool) -> Callable[..., None]:
-    def act(run: _Run, word: str) -> None:
-        flags = run.ioctl("SIOCGIFINFO_IN6", "SIOCGIFINFO_IN6").ifr_flags
-        run.ioctl("SIOCSIFINFO_FLAGS", word, ifr_flags=flags | bit if on else flags & ~bit)
+        flags = run.ioctl(get, get).ifr_flags
+        run.ioctl(put, word, ifr_flags=flags | bit if on else flags & ~bit)
 
     return act
 
@@ -716,7 +711,7 @@ def _unalias(run: _Run, word: str) -> None:
 
 
 _PARAMETERS: dict[str, tuple[int, Callable[..., None]]] = {
-    **{word: (0, _flags(bit, on)) for word, (bit, on) in _FLAG_WORDS.items()},
+    **{word: (0, _flags(*_IF_FLAGS, bit, on)) for word, (bit, on) in _FLAG_WORDS.items()},
     **{name: (0, _capability(bits, True)) for name, bits in _CAPABILITIES.items()},
     **{f"-{name}": (0, _capability(bits, False)) for name, bits in _CAPABILITIES.items()},
     "mtu": (1, _set_number("SIOCSIFMTU", "ifr_mtu", "mtu")),
@@ -739,8 +734,8 @@ _PARAMETERS: dict[str, tuple[int, Callable[..., None]]] = {
     "deletetunnel": (0, _untunnel),
     "destroy": (0, _destroy),
     "unplumb": (0, _destroy),
-    **{word: (0, _nd6(bit, True)) for word, bit in _ND6_WORDS.items()},
-    **{f"-{word}": (0, _nd6(bit, False)) for word, bit in _ND6_WORDS.items()},
+    **{word: (0, _flags(*_ND6_FLAGS, bit, True)) for word, bit in _ND6_WORDS.items()},
+    **{f"-{word}": (0, _flags(*_ND6_FLAGS, bit, False)) for word, bit in _ND6_WORDS.items()},
     **{word: (0, _address_flag(bit, True)) for bit, word in _ADDRESS_WORDS if word in _SETTABLE},
     **{f"-{word}": (0, _address_flag(bit, False)) for bit, word in _ADDRESS_WORDS if word in _SETTABLE},
     "pltime": (1, _seconds),

@@ -69,7 +69,8 @@ _NLMSGERR_ATTR_MSG = 1
 
 IFF_UP, IFF_NOARP, IFF_PROMISC, IFF_ALLMULTI, IFF_MULTICAST = 0x1, 0x80, 0x100, 0x200, 0x1000
 IFF_LOWER_UP = 0x10000
-IFA_F_NODAD, IFA_F_TENTATIVE, IFA_F_PERMANENT = 0x02, 0x40, 0x80
+IFA_F_TEMPORARY, IFA_F_NODAD, IFA_F_DADFAILED = 0x01, 0x02, 0x08
+IFA_F_DEPRECATED, IFA_F_TENTATIVE, IFA_F_PERMANENT = 0x20, 0x40, 0x80
 
 RT_TABLE_MAIN = 254
 RT_SCOPES = {"universe": 0, "global": 0, "site": 200, "link": 253, "host": 254, "nowhere": 255}
@@ -526,6 +527,18 @@ class Netlink:
             if not interrupted:
                 return rows
 
+    def _get(
+        self, message: bytes, kind: int, answer: int, parse: Callable[[bytes, int, int], _T], what: str
+    ) -> _T:
+        self._open().send(self._encode(message, kind, 0))
+        for got, flags, _, data, offset, end in self._messages():
+            if got == answer:
+                return parse(data, offset, end)
+            refused = _refusal(what, flags, data, offset, end)
+            if refused is not None:
+                raise refused
+        raise KernelRefused(errno.ENODATA, what)
+
     # links
 
     def link_set(
@@ -599,14 +612,7 @@ class Netlink:
             message = _IFINFO.pack(0, 0, which, 0, 0)
         else:
             message = _IFINFO.pack(0, 0, 0, 0, 0) + _attribute(_IFLA_IFNAME, os.fsencode(which) + b"\0")
-        self._open().send(self._encode(message, RTM_GETLINK, 0))
-        for kind, flags, _, data, offset, end in self._messages():
-            if kind == RTM_NEWLINK:
-                return parse_link(data, offset, end)
-            refused = _refusal(f"device {which}", flags, data, offset, end)
-            if refused is not None:
-                raise refused
-        raise KernelRefused(errno.ENODEV, f"device {which}")
+        return self._get(message, RTM_GETLINK, RTM_NEWLINK, parse_link, f"device {which}")
 
     def links(self) -> list[Link]:
         """All devices."""
@@ -674,6 +680,15 @@ class Netlink:
             _IFADDR.pack(0, 0, 0, 0, 0), RTM_GETADDR, RTM_NEWADDR, parse_addr, "the list of addresses"
         )
         return [row for row in rows if index is None or row.index == index]
+
+    def addr_get(self, index: int, address: str) -> Addr:
+        """One IPv6 address of a device; the kernel looks up no IPv4 one. Raises ``KernelRefused`` (EADDRNOTAVAIL)."""
+        message = _IFADDR.pack(socket.AF_INET6, 0, 0, 0, index) + _attribute(
+            _IFA_ADDRESS, _packed(address, socket.AF_INET6)
+        )
+        return self._get(
+            message, RTM_GETADDR, RTM_NEWADDR, parse_addr, f"address {address} of device {index}"
+        )
 
     # routes
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import re
 import stat
 import subprocess
@@ -21,7 +20,7 @@ from iflab.capture import Capture
 from iflab.drivers import TapNic
 from iflab.faults import Corrupt, Duplicate, Rate
 from iflab.net import IFF
-from tests.linux_tools import PATIENCE, eventually, need, without_ipv6
+from tests.linux_tools import PATIENCE, eventually, need, open_files, without_ipv6
 
 
 @pytest.fixture(autouse=True)
@@ -398,12 +397,12 @@ def test_a_folder_that_is_not_there(lab, tmp_path):
 
 
 def test_a_closed_capture_leaves_no_thread_and_no_fd(lab, tmp_path):
-    before = len(os.listdir("/proc/self/fd")), threading.active_count()
+    before = open_files(collect=True), threading.active_count()
     capture = Capture(tmp_path / "x.pcapng")
     capture.close()
     capture.close()
 
-    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
+    assert (open_files(), threading.active_count()) == before
 
 
 def test_one_nic_with_a_filter_and_a_snaplen(lab, tmp_path):
