@@ -842,33 +842,25 @@ class Netlink:
 
     def hearers(self, mac: bytes) -> set[int]:
         """The devices whose chips are to let frames for the group ``mac`` in, whoever asked for it, by index."""
-        wanted = mac.hex()
-        with self.netns.entered():
-            return {int(line.split()[0]) for line in _proc_net("dev_mcast") if wanted in line}
+        wanted = mac.hex().encode()
+        return {int(line.split()[0]) for line in self.netns.read_list("dev_mcast") if wanted in line}
 
     def maddrs(self) -> list[Maddr]:
         """Every membership of every device: link level, IPv4, IPv6 (from ``/proc/net`` of the namespace)."""
+        read = self.netns.read_list
         with self.netns.entered():
-            return [*_read_dev_mcast(), *_read_igmp(), *_read_igmp6()]
+            return [*_dev_mcast(read("dev_mcast")), *_igmp(read("igmp")), *_igmp6(read("igmp6"))]
 
 
-def _proc_net(name: str) -> list[str]:
-    try:
-        with open(f"/proc/thread-self/net/{name}", "rb", buffering=0) as file:
-            return file.readall().decode().splitlines()
-    except FileNotFoundError:
-        return []
+def _dev_mcast(lines: list[bytes]) -> list[Maddr]:
+    rows = (line.split() for line in lines)
+    return [Maddr(int(row[0]), socket.AF_PACKET, bytes.fromhex(row[4].decode()).hex(":")) for row in rows]
 
 
-def _read_dev_mcast() -> list[Maddr]:
-    rows = (line.split() for line in _proc_net("dev_mcast"))
-    return [Maddr(int(row[0]), socket.AF_PACKET, bytes.fromhex(row[4]).hex(":")) for row in rows]
-
-
-def _read_igmp() -> list[Maddr]:
+def _igmp(lines: list[bytes]) -> list[Maddr]:
     rows, index = [], 0
-    for line in _proc_net("igmp")[1:]:
-        if not line[0].isspace():
+    for line in lines[1:]:
+        if not line[:1].isspace():
             index = int(line.split()[0])
         else:
             packed = struct.pack("=I", int(line.split()[0], 16))
@@ -876,10 +868,10 @@ def _read_igmp() -> list[Maddr]:
     return rows
 
 
-def _read_igmp6() -> list[Maddr]:
-    rows = (line.split() for line in _proc_net("igmp6"))
+def _igmp6(lines: list[bytes]) -> list[Maddr]:
+    rows = (line.split() for line in lines)
     return [
-        Maddr(int(row[0]), socket.AF_INET6, socket.inet_ntop(socket.AF_INET6, bytes.fromhex(row[2])))
+        Maddr(int(row[0]), socket.AF_INET6, socket.inet_ntop(socket.AF_INET6, bytes.fromhex(row[2].decode())))
         for row in rows
     ]
 

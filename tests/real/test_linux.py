@@ -284,6 +284,43 @@ def test_joined_groups_are_listed(netns):
     assert (socket.AF_INET6, "ff02::1") in listed
 
 
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_list_of_the_kernel_is_whole_each_time_it_is_read(netns, kept):
+    """Longer than a page, and with a name that only octets can be told apart in."""
+    if kept:
+        netns.keep_open("dev_mcast")
+    assert netns.read_list("dev_mcast") == []
+    assert netns.read_list("no_such_list") == []
+    tap = Tap.create(netns, "em0")
+    nsenter(netns, "ip", "link", "set", "em0", "name", "em\x1c0")
+    groups = [f"01:00:5e:00:01:{last:02x}" for last in range(150)]
+    for group in groups:
+        nsenter(netns, "ip", "maddress", "add", group, "dev", "em\x1c0")
+
+    told = nsenter(netns, "ip", "-0", "maddress", "show")
+    assert told.count("01:00:5e:00:01:") == 150
+    with Netlink(netns) as netlink:
+        found = {maddr.address for maddr in netlink.maddrs() if maddr.family == socket.AF_PACKET}
+        assert found - {"33:33:00:00:00:01", "01:00:5e:00:00:01"} == set(
+            groups
+        )  # every device is in those two
+        assert netlink.hearers(bytes.fromhex(groups[149].replace(":", ""))) == {tap.ifindex}
+        nsenter(netns, "ip", "maddress", "del", groups[149], "dev", "em\x1c0")
+        assert netlink.hearers(bytes.fromhex(groups[149].replace(":", ""))) == set()
+    tap.close()
+
+
+def test_a_namespace_ends_with_the_list_that_is_kept_open(netns):
+    brief = Netns.create("brief")
+    brief.keep_open("dev_mcast")
+    end = f"/proc/{os.getpid()}/fd/{brief.fileno()}"
+    nsenter(netns, "ip", "link", "add", "here", "type", "veth", "peer", "name", "there", "netns", end)
+    assert "here" in nsenter(netns, "ip", "-br", "link")
+    brief.close()
+
+    eventually(lambda: "here" not in nsenter(netns, "ip", "-br", "link"))  # it went with its peer
+
+
 def test_settings_of_a_namespace_are_its_own(netns):
     ours = Path("/proc/sys/net/ipv4/ip_forward")
     here = ours.read_text()
