@@ -242,6 +242,9 @@ class Host:
         bsd.load_ahead(args)
         with self.lab.lock:
             self.stack.hear()  # what was changed with Linux's own means, and told, is not late here
+            if command == "ifconfig":
+                for ifp in self.stack.interfaces():
+                    ifp.if_softc.heed_ethtool()
             if command == "netstat" and any(word.startswith("-") and "g" in word for word in args):
                 # Linux before 6.14 tells nobody who joined, and no Linux of what packet sockets did.
                 self.stack.look_groups(self.nics.values())

@@ -251,6 +251,13 @@ _CAPABILITIES = (
 )
 
 
+_CAPABILITY_OF = {
+    TUN_F_CSUM: IFCAP.TXCSUM | IFCAP.TXCSUM_IPV6,
+    TUN_F_TSO4: IFCAP.TSO4,
+    TUN_F_TSO6: IFCAP.TSO6,
+}
+
+
 def listeners_change(ifp: Ifnet) -> None:
     """Somebody began or ended to listen on ``ifp``: a NIC finishes its frames meanwhile."""
     if isinstance(ifp.if_softc, TapNic):
@@ -330,6 +337,9 @@ class TapNic(Driver):
         self._running = False
         self._pushed: set[bytes] = set()
         self._offload = 0
+        """What the kernel may leave to us (``TUN_F_*``)."""
+        self._asked = 0
+        """What of it the host was last seen to leave: less, where ``ethtool -K`` says so."""
         self._stale_until = 0.0
         self._appetite = 1
         """Frames to take when there are more in the loop's next round: twice as many as there were, for to find out
@@ -713,7 +723,36 @@ class TapNic(Driver):
         return self.end.accepts if self.end is not None and not looks else 0
 
     def accepts_change(self) -> None:
-        """What the wire accepts, or what the NIC may do, has changed: tell the kernel what to leave to us."""
+        """What the wire accepts has changed: tell the kernel what to leave to us."""
+        if self._wanted_offload() != self._offload:
+            self.heed_ethtool()
+            self._set_offload()
+
+    def heed_ethtool(self) -> None:
+        """Take over what ``ethtool -K`` switched off in the host, or on again, of what it may leave to us.
+
+        Nobody is told of that; and the kernel forgets it when it is told anew what it may leave.
+        """
+        if not self._offload or self.tap.fd < 0:
+            return
+        try:
+            asked = self.tap.asked_for(self.netns) & self._offload
+        except (OSError, UnicodeError) as error:
+            _log.debug("%s: what the host leaves to the chip cannot be read: %s", self.name, error)
+            return
+        changed, self._asked = asked ^ self._asked, asked
+        if not changed:
+            return
+        able = self.ifp.if_capenable
+        for flag, capability in _CAPABILITY_OF.items():
+            if changed & flag:
+                able = able | capability if asked & flag else able & ~capability
+        if able != self.ifp.if_capenable:
+            self.ifp.if_capenable = able
+            self.ifp.touch()
+            self._tell_trunk()
+
+    def _wanted_offload(self) -> int:
         able = self.ifp.if_capenable
         accepts = self.leaves()
         wanted = 0
@@ -724,6 +763,10 @@ class TapNic(Driver):
                 wanted |= TUN_F_TSO6 if able & IFCAP.TSO6 else 0
                 if able & IFCAP.TSO4 and able & IFCAP.TSO6:
                     wanted |= TUN_F_USO4 | TUN_F_USO6  # Linux wants both or none
+        return wanted
+
+    def _set_offload(self) -> None:
+        wanted = self._wanted_offload()
         if wanted != self._offload and self.tap.fd >= 0:
             try:
                 self.tap.set_offload(wanted)
@@ -731,7 +774,7 @@ class TapNic(Driver):
                 if error.errno != errno.EBADFD:
                     raise
                 return  # the device was deleted under us
-            self._offload = wanted
+            self._offload, self._asked = wanted, wanted & sum(_CAPABILITY_OF)
             self._stale_until = time.monotonic() + STALE_FOR
             self._tell_trunk()
 

@@ -57,6 +57,14 @@ _SIOCSIFHWADDR = 0x8924
 _ARPHRD_ETHER = 1
 
 
+_FEATURES = {
+    TUN_F_CSUM: "tx-checksum-ip-generic",
+    TUN_F_TSO4: "tx-tcp-segmentation",
+    TUN_F_TSO6: "tx-tcp6-segmentation",
+}
+"""What the kernel calls them where everybody may switch them (net/ethtool/common.c)."""
+
+
 def tun_path() -> str:
     """The clone device: ``/dev/net/tun``, or what the environment variable ``IFLAB_TUN`` names."""
     return os.environ.get("IFLAB_TUN", "/dev/net/tun")
@@ -149,6 +157,17 @@ class Tap:
                 raise
             return False
         return True
+
+    def asked_for(self, netns: Netns) -> int:
+        """Which unfinished work the kernel leaves to the fd: of what ``set_offload`` allows the host may want less.
+
+        ``TUN_F_CSUM``, ``TUN_F_TSO4`` and ``TUN_F_TSO6``, as ``ethtool -k`` shows them. Raises ``OSError``.
+        """
+        from .ethtool import active_features
+
+        with netns.entered():
+            active = active_features(self.name)
+        return sum(flag for flag, name in _FEATURES.items() if name in active)
 
     def may_be_born_without_carrier(self) -> bool:
         """True when this kernel knows ``IFF_NO_CARRIER``: a device has no link from its first moment on."""

@@ -216,6 +216,61 @@ def test_a_capability_switched_off_is_off_in_the_kernel(pair, command, feature, 
     assert features(alice) == before
 
 
+@pytest.mark.parametrize(
+    ("switch", "names"),
+    [
+        ("tso", "TSO4 TSO6"),
+        ("tx-tcp6-segmentation", "TSO6"),
+        ("tx", "TXCSUM TXCSUM_IPV6 TSO4 TSO6"),  # no TSO without checksums
+        ("sg", "TSO4 TSO6"),
+    ],
+)
+def test_what_ethtool_switches_in_the_host_is_so_in_the_ifnet(pair, tmp_path, lab, switch, names):
+    alice, _, _ = pair
+    need("ethtool", "ethtool")
+
+    def options():
+        (line,) = [line for line in alice.ifconfig("em0").splitlines() if line.startswith("\toptions=")]
+        return set(line.partition("<")[2].rstrip(">").split(","))
+
+    def switched_off():
+        shown = alice.run(["ethtool", "-k", "em0"], check=True).stdout
+        names = ("tx-checksum-ip-generic", "tx-tcp-segmentation", "tx-tcp6-segmentation")
+        return {name for name in names if f"{name}: off" in shown}
+
+    before = options()
+    alice.run(["ethtool", "-K", "em0", switch, "off"], check=True)
+    off = switched_off()
+    assert options() == before - set(names.split())
+    alice.run(["ethtool", "-K", "em0", switch, "on"], check=True)
+    assert options() == before
+    assert switched_off() == set()
+
+    alice.run(["ethtool", "-K", "em0", switch, "off"], check=True)
+    with lab.capture(tmp_path / "x.pcapng", whole=False):
+        assert len(switched_off()) == 3  # nothing is left undone meanwhile
+    assert switched_off() == off != set()
+    alice.run(["ethtool", "-K", "em0", switch, "on"])  # refused where the NIC is not to do it any more
+    alice.ifconfig("em0 txcsum txcsum6 tso4 tso6")
+    assert switched_off() == set()
+    assert options() == before
+
+
+def test_what_ethtool_switches_off_stays_off_when_the_cable_is_another(lab, pair):
+    alice, bob, cable = pair
+    need("ethtool", "ethtool")
+    alice.run(["ethtool", "-K", "em0", "tso", "off"], check=True)
+    cable.close()
+    other = lab.cable(alice.nics["em0"], bob.nics["em0"])
+    lab.wait_ready()
+    heard = ears(other)
+
+    upload(alice, bob)
+
+    assert not alice.nics["em0"].if_capenable & (IFCAP.TSO4 | IFCAP.TSO6)
+    assert max(map(len, heard)) <= len(mbuf(bytes(1514)))
+
+
 def test_without_tso_frames_are_wire_sized(pair):
     alice, bob, cable = pair
     alice.ifconfig("em0 -tso4 -tso6")
