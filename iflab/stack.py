@@ -182,7 +182,6 @@ def new_namespace(name: str = "") -> Netns:
             # An address is usable at once: nobody else is on the wire.
             sysctl(netns, "net.ipv6.conf.default.accept_dad", 0)
             netlink.link_set(1, up=True)
-            netns.keep_open("dev_mcast")  # read for each frame of a strange group
     except BaseException:
         netns.close()
         raise

@@ -17,7 +17,7 @@ def too_many_files(error: OSError) -> Missing | None:
     if error.errno == errno.EMFILE:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return Missing(
-            f"all {limit} open files of this process are in use, a NIC takes one, a host two and three more for programs; "
+            f"all {limit} open files of this process are in use, a NIC takes one, a host one and three more for programs; "
             "raise the hard limit (ulimit -Hn)"
         )
     if error.errno == errno.ENFILE:
@@ -38,7 +38,7 @@ def explained() -> Iterator[None]:
 
 
 def raise_fd_limit() -> int:
-    """Raise the limit of open files to the hard limit and return it: each NIC takes one, each host two to five."""
+    """Raise the limit of open files to the hard limit and return it: each NIC takes one, each host one to four."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -10,7 +10,6 @@ which they were made.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import threading
@@ -28,16 +27,6 @@ _inside = threading.local()
 
 def _open_own() -> int:
     return os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
-
-
-def _lines(fd: int) -> list[bytes]:
-    """All lines of a list of the kernel's, read from its beginning: a read gives no more than a page of it."""
-    parts: list[bytes] = []
-    read = 0
-    while part := os.pread(fd, 1 << 16, read):
-        parts.append(part)
-        read += len(part)
-    return b"".join(parts).splitlines()
 
 
 class _Entered:
@@ -88,7 +77,6 @@ class Netns:
     def __init__(self, fd: int, name: str = "") -> None:
         """Take over ``fd``, which refers to a network namespace and is closed by ``close``."""
         self._fd = fd
-        self._lists: dict[str, int] = {}
         self.name = name
         self.inode = os.fstat(fd).st_ino
 
@@ -137,33 +125,20 @@ class Netns:
         with self.entered():
             return socket.socket(family, kind, proto)
 
-    def keep_open(self, name: str) -> None:
-        """Open ``/proc/net/NAME`` for every ``read_list`` to come: these need not enter the namespace then."""
-        with contextlib.suppress(FileNotFoundError):
-            self._lists[name] = self._open_list(name)
-
     def read_list(self, name: str) -> list[bytes]:
-        """The lines of ``/proc/net/NAME`` as it is in the namespace; none where the kernel has no such list."""
-        kept = self._lists.get(name)
-        if kept is not None:
-            return _lines(kept)
-        try:
-            fd = self._open_list(name)
-        except FileNotFoundError:
-            return []
-        try:
-            return _lines(fd)
-        finally:
-            os.close(fd)
+        """The lines of ``/proc/net/NAME`` as it is in the namespace; none where the kernel has no such list.
 
-    def _open_list(self, name: str) -> int:
+        Names of devices in it are octets: any but spaces, slashes and colons.
+        """
         with self.entered():
-            return os.open(f"/proc/thread-self/net/{name}", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                with open(f"/proc/thread-self/net/{name}", "rb", buffering=0) as file:
+                    return file.readall().splitlines()
+            except FileNotFoundError:
+                return []
 
     def close(self) -> None:
         """Let go of the namespace; it lives on while sockets or processes are in it."""
-        while self._lists:
-            os.close(self._lists.popitem()[1])
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

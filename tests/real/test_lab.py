@@ -517,7 +517,7 @@ def test_a_large_lab_is_built_of_namespaces_made_ahead_and_none_of_them_stays(la
         lab.host("late").nic("em0", "10.0.0.100/24")
 
     with lab.lock:
-        assert open_files() == before + 3 * 61  # of each its namespace, the list of its groups and its NIC
+        assert open_files() == before + 2 * 61  # of each its namespace and its NIC
     assert spare_threads() == []
     assert gc.isenabled()
     assert len({host.netns.inode for host in lab.hosts.values()}) == 62
@@ -591,4 +591,4 @@ def test_a_builder_that_fails_leaves_no_namespace_made_ahead(lab):
     assert spare_threads() == []
     assert gc.isenabled()
     with lab.lock:
-        assert open_files() == before + 2 * 20
+        assert open_files() == before + 20

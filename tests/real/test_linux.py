@@ -284,11 +284,8 @@ def test_joined_groups_are_listed(netns):
     assert (socket.AF_INET6, "ff02::1") in listed
 
 
-@pytest.mark.parametrize("kept", [False, True])
-def test_a_list_of_the_kernel_is_whole_each_time_it_is_read(netns, kept):
+def test_a_list_of_the_kernel_is_whole_and_as_it_is_now(netns):
     """Longer than a page, and with a name that only octets can be told apart in."""
-    if kept:
-        netns.keep_open("dev_mcast")
     assert netns.read_list("dev_mcast") == []
     assert netns.read_list("no_such_list") == []
     tap = Tap.create(netns, "em0")
@@ -308,17 +305,6 @@ def test_a_list_of_the_kernel_is_whole_each_time_it_is_read(netns, kept):
         nsenter(netns, "ip", "maddress", "del", groups[149], "dev", "em\x1c0")
         assert netlink.hearers(bytes.fromhex(groups[149].replace(":", ""))) == set()
     tap.close()
-
-
-def test_a_namespace_ends_with_the_list_that_is_kept_open(netns):
-    brief = Netns.create("brief")
-    brief.keep_open("dev_mcast")
-    end = f"/proc/{os.getpid()}/fd/{brief.fileno()}"
-    nsenter(netns, "ip", "link", "add", "here", "type", "veth", "peer", "name", "there", "netns", end)
-    assert "here" in nsenter(netns, "ip", "-br", "link")
-    brief.close()
-
-    eventually(lambda: "here" not in nsenter(netns, "ip", "-br", "link"))  # it went with its peer
 
 
 def test_settings_of_a_namespace_are_its_own(netns):
