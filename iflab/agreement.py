@@ -134,12 +134,21 @@ def full_ifnet_account(ifp: Ifnet) -> Account:
     }
 
 
+_BEFORE = "since {when:.3f} s, {what!r} before"
+_NOW = {how: f"at {{when:.3f}} s: {{what}} is {how}" for how in ("new", "gone")}
+
+
 class _Memory:
+    """What one side was last heard to say, and how each field last changed: when, a text, and what stands in it.
+
+    It is put into words when somebody asks, which is seldom.
+    """
+
     __slots__ = ("account", "changed")
 
     def __init__(self) -> None:
         self.account: Account = {}
-        self.changed: dict[str, str] = {}
+        self.changed: dict[str, tuple[float, str, Any]] = {}
 
 
 class Journal:
@@ -160,20 +169,23 @@ class Journal:
         memory = self._side(ifp, kernel)
         before = memory.account
         for field, value in account.items():
-            if field in before and before[field] != value:
-                memory.changed[field] = f"since {self._now():.3f} s, {before[field]!r} before"
-            before[field] = value
+            if before.get(field, value) != value:
+                memory.changed[field] = self._now(), _BEFORE, before[field]
+        before.update(account)
 
-    def told(self, ifp: Ifnet, field: str, what: str, kernel: bool) -> None:
-        """Hear of one thing that came or went."""
-        self._side(ifp, kernel).changed[field] = f"at {self._now():.3f} s: {what}"
+    def told(self, ifp: Ifnet, field: str, what: Any, how: str, kernel: bool) -> None:
+        """Hear that one thing, ``what``, is new or gone."""
+        self._side(ifp, kernel).changed[field] = self._now(), _NOW[how], what
 
     def last(self, ifp: Ifnet, field: str, value: Any, kernel: bool) -> str:
         """Say when a field, which has ``value`` now, last changed."""
         memory = self._side(ifp, kernel)
         if field in memory.account and memory.account[field] != value:
             return f"unannounced, {memory.account[field]!r} before"
-        return memory.changed.get(field, "as it began")
+        if field not in memory.changed:
+            return "as it began"
+        when, text, what = memory.changed[field]
+        return text.format(when=when, what=what)
 
 
 def compare(journal: Journal, ifp: Ifnet, kernel: Account | None) -> list[Difference]:

@@ -174,13 +174,16 @@ class _KernelRoute(Rtentry):
     row: Route = field(kw_only=True)
 
 
-def new_namespace(name: str = "") -> Netns:
-    """Make a namespace that is fit for a ``LinuxStack``. Raises ``OSError``; nothing is left behind then."""
+def new_namespace(name: str = "", proc: int | None = None) -> Netns:
+    """Make a namespace that is fit for a ``LinuxStack``; ``proc`` as for ``sysctl``.
+
+    Raises ``OSError``; nothing is left behind then.
+    """
     netns = Netns.create(name)
     try:
         with netns.entered(), Netlink(netns) as netlink:
             # An address is usable at once: nobody else is on the wire.
-            sysctl(netns, "net.ipv6.conf.default.accept_dad", 0)
+            sysctl(netns, "net.ipv6.conf.default.accept_dad", 0, proc)
             netlink.link_set(1, up=True)
     except BaseException:
         netns.close()
@@ -1222,14 +1225,14 @@ class Listener:
             if change.kind == "newlink":
                 self.journal.note(ifp, link_account(record), kernel=True)
             else:
-                self.journal.told(ifp, "netdev", "deleted or moved away", kernel=True)
+                self.journal.told(ifp, "netdev", record.name, "gone", kernel=True)
             return
-        verb = "new" if change.kind.startswith("new") else "gone"
+        how = "new" if change.kind.startswith("new") else "gone"
         if isinstance(record, Addr):
             text = address_text(record.address, record.prefixlen, record.peer or record.broadcast)
-            self.journal.told(ifp, "addresses", f"{text} is {verb}", kernel=True)
+            self.journal.told(ifp, "addresses", text, how, kernel=True)
         elif isinstance(record, Maddr):
-            self.journal.told(ifp, "groups joined", f"{record.address} is {verb}", kernel=True)
+            self.journal.told(ifp, "groups joined", record.address, how, kernel=True)
 
     def heard(self, message: RoutingMessage) -> None:
         """Hear what the interface layer says of itself, for the journal."""
@@ -1242,8 +1245,9 @@ class Listener:
             self.journal.note(message.ifp, ifnet_account(message.ifp), kernel=False)
         elif isinstance(message, (AddrMessage, MaddrMessage)):
             field = "addresses" if isinstance(message, AddrMessage) else "groups joined"
-            verb = "new" if message.new else "gone"
-            self.journal.told(message.ifp, field, f"{message.address} is {verb}", kernel=False)
+            self.journal.told(
+                message.ifp, field, message.address, "new" if message.new else "gone", kernel=False
+            )
 
     def disagreements(self) -> list[Difference]:
         """Compare every ifnet with the kernel, after hearing all that it has told; lock held.

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 
 from .netns import Netns
+from .ownproc import OwnProc
 
 __all__ = ["Spares"]
 
@@ -19,10 +20,11 @@ __all__ = ["Spares"]
 class Spares:
     """Namespaces that are ready to be taken, ``most`` of them at once; ``make`` is called on a thread of its own.
 
+    It is given ``proc``, the file descriptor of a proc in which few namespaces were asked for before.
     What it is refused ends the making: who finds none ready makes one, and hears why not.
     """
 
-    def __init__(self, make: Callable[[], Netns], name: str, most: int = 16) -> None:
+    def __init__(self, make: Callable[..., Netns], name: str, most: int = 16) -> None:
         self._make = make
         self._batch = most // 2
         self._taken = 0
@@ -33,9 +35,9 @@ class Spares:
         self._thread.start()
 
     def _run(self) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.closing(OwnProc()) as proc, contextlib.suppress(OSError):
             while self._room.acquire() and not self._over:
-                self._ready.put(self._make())
+                self._ready.put(self._make(proc=proc.for_a_look()))
 
     def take(self, name: str) -> Netns | None:
         """One that is ready, the caller's from now on, to be called ``name``; None when none is."""

@@ -14,6 +14,7 @@ import fcntl
 import os
 import socket
 import struct
+from typing import ClassVar
 
 from .errors import KernelRefused, Missing, check_name
 from .limits import too_many_files
@@ -81,6 +82,9 @@ def open_tun() -> int:
 class Tap:
     """One TAP device and its file descriptor, which is non-blocking."""
 
+    _born_without_carrier: ClassVar[bool | None] = None
+    """This kernel makes them so; asked of the first."""
+
     def __init__(self, fd: int, name: str, ifindex: int) -> None:
         self.fd = fd
         self.name = name
@@ -109,7 +113,10 @@ class Tap:
                         "the name is taken" * taken,
                     ) from error
                 tap = cls(fd, name, _index_of(name))
-                tap.set_carrier(False)
+                if cls._born_without_carrier is None:
+                    cls._born_without_carrier = tap.may_be_born_without_carrier()
+                if not cls._born_without_carrier:
+                    tap.set_carrier(False)
                 if mac is not None:
                     tap.set_mac(mac)
             except BaseException:

@@ -45,12 +45,19 @@ def _order(ifa: Ifaddr) -> tuple[int, int]:
     return ifa.order
 
 
+def _insert(bucket: _Bucket, ifa: Ifaddr) -> None:
+    if not bucket or bucket[-1].order < ifa.order:  # nearly always
+        bucket.append(ifa)
+    else:
+        insort(bucket, ifa, key=_order)
+
+
 def _add(table: dict[bytes, _Bucket], key: bytes, ifa: Ifaddr) -> None:
     bucket = table.get(key)
     if bucket is None:
         table[key] = [ifa]
     else:
-        insort(bucket, ifa, key=_order)
+        _insert(bucket, ifa)
 
 
 def _remove(bucket: _Bucket, ifa: Ifaddr) -> None:
@@ -110,7 +117,7 @@ class AddressTable:
         tables = self._families.get(addr.family)
         if tables is None:
             tables = self._families[addr.family] = _Family()
-        insort(tables.ordered, ifa, key=_order)
+        _insert(tables.ordered, ifa)
         if isinstance(addr, SockaddrDl):
             return  # a MAC may be written at any time: link-level look-ups go another way
         _add(tables.exact, addr.key, ifa)
@@ -119,15 +126,14 @@ class AddressTable:
         if ifa.ifa_carp is not None:
             tables.carps += 1
         if ifa.ifa_claim_addr is not None:
-            insort(tables.claims, ifa, key=_order)
+            _insert(tables.claims, ifa)
         if ifa.ifa_netmask is not None:
             group = tables.by_mask.get(ifa.mask_value)
             if group is None:
                 group = tables.by_mask[ifa.mask_value] = _Networks(ifa.mask_value, len(addr.packed) * 8)
                 tables.masks = sorted(tables.by_mask.values(), key=lambda g: g.mask, reverse=True)
                 tables.plain = all(g.contiguous for g in tables.masks)
-            bucket = group.networks.setdefault(addr.value & ifa.mask_value, [])
-            insort(bucket, ifa, key=_order)
+            _insert(group.networks.setdefault(addr.value & ifa.mask_value, []), ifa)
 
     def discard(self, ifa: Ifaddr) -> None:
         """Take ``ifa`` out again; its parts must be those of ``add``."""

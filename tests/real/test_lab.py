@@ -562,10 +562,10 @@ def test_while_many_hosts_are_built_frames_may_gather_and_calls_are_on_time(lab,
 
 
 def test_what_fails_ahead_is_told_to_nobody_and_a_host_is_made_all_the_same(lab, monkeypatch):
-    def new_namespace(name=""):
+    def new_namespace(name="", proc=None):
         if threading.current_thread().name.endswith("-spares"):
             raise OSError(errno.ENOSPC, "no more")
-        return stack.new_namespace(name)
+        return stack.new_namespace(name, proc)
 
     monkeypatch.setattr("iflab.lab.new_namespace", new_namespace)
     with lab.building():

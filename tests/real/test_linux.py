@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from iflab.linux import InvalidName, KernelRefused, Monitor, Netlink, Netns, Tap, TimerFd, sysctl
+from iflab.linux.ownproc import OwnProc
 
 from ..linux_tools import PATIENCE, eventually, open_files
 
@@ -316,6 +317,31 @@ def test_settings_of_a_namespace_are_its_own(netns):
     for wrong in ("kernel.hostname", "net/../kernel/hostname", "net..x"):
         with pytest.raises(ValueError, match="no setting of a network namespace"):
             sysctl(netns, wrong)
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_a_proc_of_ones_own_shows_the_same_settings_and_is_mounted_nowhere(lab, netns, monkeypatch, allowed):
+    if not allowed:
+
+        def refused(kind):
+            raise OSError(errno.EPERM, f"fsmount {kind}")
+
+        monkeypatch.setattr("iflab.linux.ownproc.mount_detached", refused)
+    mounts, files = Path("/proc/self/mountinfo").read_text(), open_files(collect=True)
+    ours = Path("/proc/sys/net/ipv4/ip_forward").read_text()
+    proc = OwnProc(looks=2)
+    with Netns.create("other") as other:
+        for value in (1, 0, 1):  # the third is another mount
+            assert sysctl(netns, "net.ipv4.ip_forward", value, proc.for_a_look()) == str(value)
+            assert sysctl(netns, "net.ipv4.ip_forward") == str(value)
+        assert nsenter(netns, "cat", "/proc/sys/net/ipv4/ip_forward") == "1\n"
+        there = nsenter(other, "cat", "/proc/sys/net/ipv4/ip_forward").strip()
+        assert sysctl(other, "net.ipv4.ip_forward", proc=proc.for_a_look()) == there
+    assert Path("/proc/self/mountinfo").read_text() == mounts
+    assert Path("/proc/sys/net/ipv4/ip_forward").read_text() == ours
+    proc.close()
+    proc.close()
+    assert open_files() <= files
 
 
 def test_a_timer_fires_once_and_in_time():
