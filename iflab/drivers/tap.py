@@ -256,6 +256,7 @@ _CAPABILITY_OF = {
     TUN_F_TSO4: IFCAP.TSO4,
     TUN_F_TSO6: IFCAP.TSO6,
 }
+"""What ``if_capenable`` calls that which the kernel may leave to us."""
 
 
 def listeners_change(ifp: Ifnet) -> None:
