@@ -312,12 +312,10 @@ class Host:
         found = set()
         with self.netns.entered():
             for table, state in (("tcp", "0A"), ("tcp6", "0A"), ("udp", "07"), ("udp6", "07")):
-                with contextlib.suppress(FileNotFoundError), open(f"/proc/thread-self/net/{table}") as lines:
-                    next(lines)
-                    for line in lines:
-                        words = line.split()
-                        if words[3] == state:
-                            found.add(f"{table[:3]}/{int(words[1].rpartition(':')[2], 16)}")
+                for line in self.netns.read_list(table)[1:]:
+                    words = line.decode().split()
+                    if words[3] == state:
+                        found.add(f"{table[:3]}/{int(words[1].rpartition(':')[2], 16)}")
         return found
 
     def socket(

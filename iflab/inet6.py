@@ -11,7 +11,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from iflab.drivers import TapNic
-from iflab.linux import Addr, Netlink, sysctl
+from iflab.linux import Addr, KernelRefused, Netlink, sysctl
 from iflab.linux.netlink import IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_TEMPORARY, IFA_F_TENTATIVE
 from iflab.linux.rename import put_back_addrs
 from iflab.net import IN6_IFF, ND6_IFF, Ifnet, Priv, Thread
@@ -76,7 +76,12 @@ def inet6_ioctl(stack: LinuxStack, cmd: str, data: Any, ifp: Ifnet, td: Thread) 
 
 def _find(stack: LinuxStack, nic: TapNic, address: str) -> Addr:
     with Netlink(stack.netns) as netlink:
-        return netlink.addr_get(nic.tap.ifindex, address)
+        try:
+            return netlink.addr_get(nic.tap.ifindex, address)
+        except KernelRefused as error:
+            if error.errno != errno.EADDRNOTAVAIL:
+                raise
+            raise OSError(errno.EADDRNOTAVAIL, f"{nic.ifp.if_xname} has no address {address}") from None
 
 
 def _setting(stack: LinuxStack, nic: TapNic, name: str, value: int | None = None) -> int:

@@ -725,9 +725,20 @@ class TapNic(Driver):
 
     def accepts_change(self) -> None:
         """What the wire accepts has changed: tell the kernel what to leave to us."""
-        if self._wanted_offload() != self._offload:
-            self.heed_ethtool()
-            self._set_offload()
+        if self._wanted_offload() == self._offload:
+            return
+        self.heed_ethtool()
+        wanted = self._wanted_offload()
+        if wanted != self._offload and self.tap.fd >= 0:
+            try:
+                self.tap.set_offload(wanted)
+            except OSError as error:
+                if error.errno != errno.EBADFD:
+                    raise
+                return  # the device was deleted under us
+            self._offload, self._asked = wanted, wanted & sum(_CAPABILITY_OF)
+            self._stale_until = time.monotonic() + STALE_FOR
+            self._tell_trunk()
 
     def heed_ethtool(self) -> None:
         """Take over what ``ethtool -K`` switched off in the host, or on again, of what it may leave to us.
@@ -765,19 +776,6 @@ class TapNic(Driver):
                 if able & IFCAP.TSO4 and able & IFCAP.TSO6:
                     wanted |= TUN_F_USO4 | TUN_F_USO6  # Linux wants both or none
         return wanted
-
-    def _set_offload(self) -> None:
-        wanted = self._wanted_offload()
-        if wanted != self._offload and self.tap.fd >= 0:
-            try:
-                self.tap.set_offload(wanted)
-            except OSError as error:
-                if error.errno != errno.EBADFD:
-                    raise
-                return  # the device was deleted under us
-            self._offload, self._asked = wanted, wanted & sum(_CAPABILITY_OF)
-            self._stale_until = time.monotonic() + STALE_FOR
-            self._tell_trunk()
 
     def if_snd_changed(self, ifp: Ifnet) -> None:
         """Who manages the send queue gets it in frames of the wire's size."""

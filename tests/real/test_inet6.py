@@ -199,7 +199,7 @@ def test_who_may_not_changes_nothing(alice):
 def test_an_address_that_is_not_there_has_neither_flags_nor_lifetime(alice):
     for cmd in ("SIOCGIFAFLAG_IN6", "SIOCGIFALIFETIME_IN6"):
         request = Ifreq("em0", ifr_addr=as_sockaddr("2001:db8::99"))
-        with pytest.raises(OSError, match="address 2001:db8::99 of device") as refused:
+        with pytest.raises(OSError, match="has no address") as refused:
             alice.vnet.ioctl(cmd, request)
         assert refused.value.errno == errno.EADDRNOTAVAIL
 

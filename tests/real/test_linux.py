@@ -110,7 +110,7 @@ def test_names_that_linux_does_not_take(netns, name, complaint):
     with pytest.raises(InvalidName, match=complaint):
         Tap.create(netns, name)
 
-    assert open_files() <= fds
+    assert open_files() == fds
 
 
 def test_a_name_that_is_taken(netns):
@@ -341,7 +341,7 @@ def test_a_proc_of_ones_own_shows_the_same_settings_and_is_mounted_nowhere(lab, 
     assert Path("/proc/sys/net/ipv4/ip_forward").read_text() == ours
     proc.close()
     proc.close()
-    assert open_files() <= files
+    assert open_files() == files
 
 
 def test_a_timer_fires_once_and_in_time():

@@ -321,7 +321,7 @@ def test_a_nic_that_fails_at_anything_harms_only_itself(lab, name, caplog):
     assert "em0" not in alice.run("ip -o link").stdout
     assert hub.account().balances()
     lab.wait_for_closers()
-    eventually(lambda: open_files() <= fds)
+    eventually(lambda: open_files() == fds)
     lab.check()
 
 

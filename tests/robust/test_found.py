@@ -171,7 +171,7 @@ def test_a_lab_whose_end_fails_somewhere_takes_everything_else_down():
         lab.close()
 
     assert sleeper.poll() is not None
-    assert open_files() <= fds
+    assert open_files() == fds
     assert not lab.engine._thread.is_alive()
 
 

@@ -127,7 +127,7 @@ def test_a_tap_that_the_kernel_cannot_make_leaves_nothing(lab, monkeypatch, code
             alice.nic("em1")
 
     assert refused.value.errno == code
-    eventually(lambda: open_files() <= before)  # Linux tells of links late, and the lab looks
+    eventually(lambda: open_files() == before)  # Linux tells of links late, and the lab looks
     assert set(alice.nics) == {"em0"}
     assert alice.ping("192.0.2.2").received == 1
     assert alice.nic("em1").if_xname == "em1"
@@ -154,7 +154,7 @@ def test_a_name_that_somebody_took_on_the_linux_side(lab):
         alice.nic("em0", "192.0.2.1/24")
 
     assert refused.value.errno == errno.EEXIST
-    assert open_files() <= before
+    assert open_files() == before
     assert [row["ifname"] for row in ip(alice, "link")] == ["lo", "em0"]
     alice.run("ip tuntap del em0 mode tap", check=True)
     assert alice.nic("em0", "192.0.2.1/24").if_xname == "em0"
