@@ -75,9 +75,10 @@ def test_the_commands_of_another_terminal_work(tmp_path, monkeypatch):
     monkeypatch.setenv("IFLAB_RUN_DIR", str(tmp_path))  # other tests run a lab of that name as well
     program = f"'{sys.executable}' -c 'from iflab.cli import main; main()'"
     endless = re.compile(r"iflab (exec .* (tcpdump|bash)|monitor|sniff|top)\b")
-    with Lab("link_flap") as lab:
+    name = f"link_flap{os.getpid()}"  # root's commands see other users' labs, too
+    with Lab(name) as lab:
         lab.pair("192.0.2.1/24", "192.0.2.2/24")
-        for line in block.splitlines():
+        for line in block.replace("link_flap", name).splitlines():
             patience = (5 if endless.search(line) else 60) * PATIENCE
             iflab = f'iflab() {{ timeout -k 5 {patience:g} {program} "$@"; }}\n'
             done = subprocess.run(
@@ -88,7 +89,7 @@ def test_the_commands_of_another_terminal_work(tmp_path, monkeypatch):
                 stdin=subprocess.DEVNULL,
             )
             assert done.returncode in ((0, 124) if endless.search(line) else (0,)), (line, done.stderr)
-            assert ("link_flap" in done.stdout) == (" ps " in line)
+            assert (name in done.stdout) == (" ps " in line)
             assert ("cable0" in done.stdout) == (" top " in line or " ps " in line)
             assert ("listening on em0" in done.stderr) == ("alice tcpdump" in line)
 
