@@ -61,6 +61,9 @@ LEAD = LINGER
 """Seconds by which the engine wakes before a call is due, and waits awake: a frame leaves a delayed cable by so much
 nearer to its time, on a virtual machine above all."""
 
+SOON = 0.002
+"""Seconds before a call is due from which on nobody takes long turns."""
+
 REST = 0.05
 """Seconds for which the engine lets work gather while somebody builds many hosts.
 
@@ -124,6 +127,8 @@ class Engine:
         self.tasks = tasks
         self.rounds = 0
         """How often the loop has turned with something to do."""
+        self.unhurried = True
+        """No more than two file descriptors wait in this round, a cable's ends perhaps, and no call is due soon."""
         self._readers: dict[int, Callable[[], None]] = {}
         self._due: list[tuple[float, int, _Timer]] = []
         self._order = itertools.count()
@@ -233,8 +238,11 @@ class Engine:
             take()
             try:
                 self.rounds += 1
-                if (due := self._armed) is not None and due <= now():
-                    self._run_due()
+                self.unhurried = len(events) <= 2
+                if (due := self._armed) is not None and (left := due - now()) < SOON:
+                    self.unhurried = False
+                    if left <= 0:
+                        self._run_due()
                 for fd, _ in events:
                     reader = reader_of(fd)
                     if reader is not None:

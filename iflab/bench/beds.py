@@ -71,13 +71,15 @@ class Bed(ABC):
 
     # what is measured on it
 
-    def tcp(self, seconds: float) -> float:
-        """Gigabits a second of one TCP stream."""
+    def tcp(self, seconds: float, congestion: str | None = None) -> float:
+        """Gigabits a second of one TCP stream; ``congestion``: its congestion control, if not the host's own."""
         here, there = self.sides()
         with there.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
             listener.bind((ADDRESSES[1], 0))
             listener.listen(1)
             with here.socket(socket.AF_INET, socket.SOCK_STREAM) as sender:
+                if congestion is not None:
+                    sender.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion.encode())
                 sender.connect(listener.getsockname())
                 receiver, _ = listener.accept()
                 with receiver:

@@ -24,7 +24,7 @@ class Row:
     """One figure. ``sense`` says what ``target`` bounds: the ratio if there is a reference, else the value.
 
     ``holds`` is None when there is no target, or when the reference is not on
-    this machine; ``note`` says what is missing.
+    this machine; ``note`` says what is missing, or what else to know of it.
     """
 
     measure: str
@@ -112,6 +112,7 @@ _Measure = Callable[[Bench], Iterable[Row]]
 
 MEASURES: dict[str, str] = {
     "tcp": "paths",
+    "tcp_reno": "paths",
     "tcp_plain": "paths",
     "switch": "paths",
     "udp": "paths",

@@ -7,12 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from .beds import Bed, CLoopBed, LabBed, ScapyBed, VdeBed, VethBed
 from .core import Bench, Missing, Row, figure
 
-__all__ = ["capture", "delay", "hook", "ping", "switch", "tcp", "tcp_plain", "udp"]
+__all__ = ["capture", "delay", "hook", "ping", "switch", "tcp", "tcp_plain", "tcp_reno", "udp"]
 
 _Maker = Callable[[], Bed]
 _Figure = Callable[[Bed, float], float]
@@ -28,6 +29,7 @@ def _against(
     what: _Figure,
     references: list[tuple[str, _Maker, float | None]],
     sense: str = "at least",
+    note: str = "",
 ) -> Iterator[Row]:
     """Measure one bed, and each reference in turn with it; name those that are missing."""
     there: list[tuple[str, _Maker, float | None]] = []
@@ -52,10 +54,26 @@ def _against(
         *(partial(once, maker) for _, maker, _ in there),
     )
     for (name, _, target), values in zip(there, theirs, strict=True):
-        yield figure(measure, unit, ours, reference=name, reference_values=values, target=target, sense=sense)
+        yield figure(
+            measure,
+            unit,
+            ours,
+            reference=name,
+            reference_values=values,
+            target=target,
+            sense=sense,
+            note=note,
+        )
+        note = ""
     for row in missing:
         row.value, row.low, row.high, row.group = statistics.median(ours), min(ours), max(ours), measure
         yield row
+
+
+def _congestion_control() -> str:
+    """The one of new hosts, which decides much of what a stream reaches."""
+    path = Path("/proc/sys/net/ipv4/tcp_congestion_control")
+    return f"congestion control: {path.read_text().strip()}" if path.exists() else ""
 
 
 def tcp(bench: Bench) -> Iterator[Row]:
@@ -73,6 +91,20 @@ def tcp(bench: Bench) -> Iterator[Row]:
             ("vde_switch", VdeBed, 15),
             ("scapy bridge", ScapyBed, 300),
         ],
+        note=_congestion_control(),
+    )
+
+
+def tcp_reno(bench: Bench) -> Iterator[Row]:
+    """The same with a congestion control that has no pacing: there the processor is the only limit."""
+    seconds = bench.seconds(TCP_S)
+    yield from _against(
+        bench,
+        "TCP, one stream, reno",
+        "Gbit/s",
+        LabBed,
+        lambda bed, _: bed.tcp(seconds, "reno"),
+        [("C loop", CLoopBed, None), ("veth", VethBed, None)],
     )
 
 

@@ -14,8 +14,9 @@
 That way costs a dozen calls a frame. Where nothing is in it, ``_express`` carries
 all frames that waited together from one NIC's TAP to the other's in one call, and
 counts the same. For frames that come one by one even to look whether something is in
-it would take longer than to carry them, so the way is remembered until the lab
-changes: a ``_Lane``.
+it would take longer than to carry them, and super-frames are carried fastest while
+they are still in the processor's cache, so for these the way is remembered until the
+lab changes: a ``_Lane``.
 
 What the host leaves to the chip (checksums, cutting super-frames) is left undone
 as long as the receiver accepts it so: between two NICs on a plain cable. Where
@@ -43,9 +44,11 @@ import struct
 import time
 from collections.abc import Callable
 from operator import itemgetter
+from resource import RUSAGE_THREAD, getrusage
 from typing import Any, Protocol
 
 from iflab.linux import Netns, Tap
+from iflab.linux.aio import write_together
 from iflab.linux.tap import TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_USO4, TUN_F_USO6
 from iflab.net import (
     ACCEPTS_ALL,
@@ -93,6 +96,24 @@ BUDGET = 512 * 1024
 FRAME_WEIGHT = 8192
 """... so many more than it has: some 60 small frames, or 7 of 64 KiB."""
 
+LEISURE = 4
+"""So many times the budget when nobody else waits: who has longer turns is woken, and wakes others, less often."""
+
+LONG = 16384
+"""Octets from which on frames are carried one by one even when there are more ..."""
+
+TRAIN = 64
+"""... up to so many, when nobody else waits."""
+
+TOGETHER = 8
+"""Frames from which on they may be written in one system call."""
+
+_LOOK_EVERY = 8
+"""Times that frames are written one by one until it is looked at again what that does."""
+
+_STAY = 1024
+"""Times that frames are written together, before one by one is tried again."""
+
 _MOST_HOPS = 8
 """Bridges that frames pass together."""
 
@@ -117,6 +138,8 @@ class Loop(Protocol):
 
     rounds: int
     """Rises each time that it calls."""
+    unhurried: bool
+    """Hardly anybody else waits for it."""
 
     def add_reader(self, fd: int, fn: Callable[[], None], *, frames: bool = False) -> None:
         """Call ``fn``, with the lab's lock held, whenever ``fd`` is readable; ``frames``: it changes nothing else."""
@@ -199,10 +222,13 @@ class _Lane:
             and self.ifp.if_drv_flags == self.flags
         )
 
-    def carry(self, nic: TapNic, m: Mbuf) -> None:
-        """Do with one frame of ``nic`` what ``_express`` would, and with what its receiver answers at once."""
-        lane = self
-        for left in reversed(range(_MOST_ANSWERS)):
+    def carry(self, nic: TapNic, m: Mbuf, more: int = 0) -> None:
+        """Do with one frame of ``nic`` what ``_express`` would, and then with those that come at once.
+
+        These are ``more`` of the same NIC, or what its receiver answers.
+        """
+        lane, train = self, more
+        for left in reversed(range(more + 1 if train else _MOST_ANSWERS)):
             ifp, peer, flow, octets = lane.ifp, lane.peer, lane.flow, len(m) - PKTHDR
             nic.taken += 1
             ifp.if_opackets += 1
@@ -223,14 +249,20 @@ class _Lane:
                 os.write(peer.tap.fd, m)
             except OSError as error:
                 peer._write_failed(error)
-            if not (left and peer._answers) or peer._lane is None:
+            if not left:
                 return
+            if not train:
+                if not peer._answers or peer._lane is None:
+                    return
+                nic, lane = peer, peer._lane
+            del m  # so the next one finds the same memory, which the processor has at hand
             try:
-                m = os.read(peer.tap.fd, READ_SIZE)
-            except OSError:
-                peer._answers = False  # the loop will see what else it may be
+                m = os.read(nic.tap.fd, READ_SIZE)
+            except OSError:  # the loop will see what else it may be
+                nic._answers = False
+                if left == train:
+                    nic._appetite = 1
                 return
-            nic, lane = peer, peer._lane
             if not lane.leads(m):
                 nic.taken += 1
                 nic._express([m])
@@ -350,6 +382,10 @@ class TapNic(Driver):
         self._lane: _Lane | None = None
         self._answers = False
         """Its host was seen to answer at once."""
+        self._together = False
+        """Frames for its host are best written in one system call: one by one, each wakes a program that runs first."""
+        self._writes = 0
+        """Times that many frames are still written in this way, until that is looked at."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
@@ -453,7 +489,8 @@ class TapNic(Driver):
         frames: list[Mbuf] = []
         take = frames.append
         settled = False
-        now = self._loop.rounds
+        loop = self._loop
+        now = loop.rounds
         appetite = self._appetite if self._round == now else 1
         if self._stale_until:
             appetite = max(2, appetite)  # to find out when no more wait
@@ -467,10 +504,15 @@ class TapNic(Driver):
                     self._answers = True
                 lane.carry(self, m)
                 return
+            budget, train = (BUDGET * LEISURE, TRAIN) if loop.unhurried else (BUDGET, TRAIN // 8)
+            if lane is not None and len(m) >= LONG and not self._stale_until and lane.leads(m):
+                self._appetite = 2
+                lane.carry(self, m, train)
+                return
             take(m)
             for _ in range(appetite - 1):
                 take(read(fd, READ_SIZE))
-            self._appetite = min(2 * appetite, BUDGET // (len(frames[-1]) + FRAME_WEIGHT))
+            self._appetite = min(2 * appetite, budget // (len(frames[-1]) + FRAME_WEIGHT))
         except BlockingIOError:
             self._appetite = max(1, len(frames))
             settled = bool(self._stale_until) and time.monotonic() > self._stale_until
@@ -526,7 +568,8 @@ class TapNic(Driver):
         ifp.if_opackets += len(frames)
         way = self._way(end, head, frames)
         if way is not None:
-            if pair and len(frames) == 1 and (accepts == ACCEPTS_ALL or not accepts):
+            alone = len(frames) == 1 or octets >= LONG * len(frames)
+            if pair and alone and (accepts == ACCEPTS_ALL or not accepts):
                 self._lane = _Lane.along(self, way, head, pair)
             self._straight_to(way, frames, pair, octets)
         else:
@@ -625,7 +668,7 @@ class TapNic(Driver):
             return
         if octets is None:
             octets = sum(map(len, frames)) - PKTHDR * len(frames)
-        ifp, fd, write = self.ifp, self.tap.fd, os.write
+        ifp = self.ifp
         ifp.if_ipackets += len(frames)
         ifp.if_ibytes += octets
         if not pair:
@@ -634,11 +677,32 @@ class TapNic(Driver):
         elif (ifa := ifp.if_addrhead.with_octets(pair[4:])) is not None:
             ifa.ifa_ipackets += len(frames)
             ifa.ifa_ibytes += octets - 14 * len(frames)
+        self._write(frames)  # after counting: whoever is woken by it finds the frames counted
+
+    def _write(self, frames: list[Mbuf]) -> None:
+        """Write frames to the device: one by one; or together, if else they were seen to take the processor from us."""
+        before = None
+        if len(frames) >= TOGETHER:
+            self._writes -= 1
+            if self._writes > 0 and self._together:
+                results = write_together(self.tap.fd, frames)
+                if results is not None:
+                    for result in results:
+                        if result < 0:
+                            self._write_failed(OSError(-result, os.strerror(-result)))
+                    return
+            elif self._writes <= 0:
+                before = getrusage(RUSAGE_THREAD).ru_nivcsw
+        fd, write = self.tap.fd, os.write
         for m in frames:
             try:
-                write(fd, m)  # after counting: whoever is woken by it finds the frame counted
+                write(fd, m)
             except OSError as error:
                 self._write_failed(error)
+        if before is not None:
+            switches = getrusage(RUSAGE_THREAD).ru_nivcsw - before
+            self._together = switches * TOGETHER >= len(frames)
+            self._writes = _STAY if self._together else _LOOK_EVERY
 
     def _sends_straight(self) -> bool:
         """Nothing on the way out has a say: neither queue nor driver."""

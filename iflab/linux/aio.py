@@ -1,0 +1,119 @@
+"""Many writes in one system call: the kernel's native asynchronous I/O (io_submit(2), ``include/uapi/linux/aio_abi.h``).
+
+Each frame that is written to a TAP wakes the program that waits for it. On a
+processor that both share the kernel lets that program run at once, for the sake
+of one frame: two changes of context a frame. What is written in one call wakes it
+once. A TAP takes each frame while the call lasts, so nothing is asynchronous here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import threading
+from array import array
+from collections.abc import Sequence
+from itertools import accumulate
+
+__all__ = ["MOST", "write_together"]
+
+MOST = 256
+"""Writes in one call."""
+
+_STAGE = 512 * 1024
+"""Octets in one call."""
+
+_IOCB_CMD_PWRITE = 1
+
+_NUMBERS = {"x86_64": (206, 209, 208), "aarch64": (0, 2, 4), "riscv64": (0, 2, 4)}
+"""The numbers of io_setup, io_submit and io_getevents; these system calls have no names in libc."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _Calls:
+    """A context of the kernel's, and the memory for ``MOST`` writes."""
+
+    def __init__(self, setup: int, submit: int, getevents: int) -> None:
+        self._submit, self._getevents = submit, getevents
+        self._context = ctypes.c_ulong(0)
+        if _libc.syscall(setup, MOST, ctypes.byref(self._context)):
+            code = ctypes.get_errno()
+            raise OSError(code, f"io_setup: {os.strerror(code)}")
+        self._fd = -1
+        self._stage = bytearray(_STAGE)
+        self._octets = memoryview(self._stage)
+        self._base = ctypes.addressof(ctypes.c_char.from_buffer(self._stage))
+        # struct iocb, 64 octets: [2] what to do and the file descriptor, [3] the address, [4] the octets.
+        self._iocbs = array("Q", bytes(64 * MOST))
+        self._words = memoryview(self._iocbs)
+        first = self._iocbs.buffer_info()[0]
+        self._pointers = array("Q", range(first, first + 64 * MOST, 64))
+        # struct io_event, 32 octets: [2] the result.
+        self._events = array("q", bytes(32 * MOST))
+        self._results = memoryview(self._events)[2::4]
+        self._arguments = (
+            ctypes.c_void_p(self._pointers.buffer_info()[0]),
+            ctypes.c_void_p(self._events.buffer_info()[0]),
+        )
+
+    def write(self, fd: int, buffers: Sequence[bytes]) -> list[int] | None:
+        lengths = list(map(len, buffers))
+        *starts, end = accumulate(lengths, initial=self._base)
+        octets, count = end - self._base, len(buffers)
+        if octets > _STAGE or count > MOST:
+            return None
+        self._octets[:octets] = b"".join(buffers)
+        words = self._words
+        if fd != self._fd:
+            self._fd = fd
+            words[2::8] = array("Q", [_IOCB_CMD_PWRITE | fd << 32]) * MOST
+        words[3 : 8 * count : 8] = array("Q", starts)
+        words[4 : 8 * count : 8] = array("Q", lengths)
+        pointers, events = self._arguments
+        taken = _libc.syscall(self._submit, self._context, count, pointers)
+        if taken <= 0:
+            return None
+        results: list[int] = []
+        while (left := taken - len(results)) > 0:
+            found = _libc.syscall(self._getevents, self._context, left, left, events, None)
+            if found < 0 and ctypes.get_errno() != errno.EINTR:
+                break  # they are written all the same
+            results += self._results[: max(0, found)].tolist()
+        return results + [_write(fd, buffer) for buffer in buffers[taken:]]
+
+
+def _write(fd: int, buffer: bytes) -> int:
+    try:
+        return os.write(fd, buffer)
+    except OSError as error:
+        return -(error.errno or errno.EIO)
+
+
+_lock = threading.Lock()
+_calls: _Calls | None = None
+_refused = platform.machine() not in _NUMBERS
+
+
+def write_together(fd: int, buffers: Sequence[bytes]) -> list[int] | None:
+    """Write each of ``buffers`` by itself to ``fd``, a TAP's, all in one system call, in their order.
+
+    Returns what ``write(2)`` would for each: its octets, or a negative errno. None,
+    and nothing was written, where that cannot be done: on a kernel without
+    (``CONFIG_AIO``) or that refuses, for more than 256 buffers or 512 KiB, or while
+    another thread does the same.
+    """
+    global _calls, _refused
+    if _refused or not _lock.acquire(blocking=False):
+        return None
+    try:
+        if _calls is None:
+            _calls = _Calls(*_NUMBERS[platform.machine()])
+        return _calls.write(fd, buffers)
+    except OSError:
+        _refused = True
+        return None
+    finally:
+        _lock.release()

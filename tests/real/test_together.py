@@ -1,0 +1,283 @@
+"""Many frames in one turn: written in one system call, or super-frames one after the other; counted like all others."""
+
+import errno
+import itertools
+import os
+import resource
+import socket
+import threading
+import types
+from functools import partial
+
+import psutil
+import pytest
+
+from iflab.engine import Engine
+from iflab.linux import Netns, Tap, aio
+from iflab.linux.aio import write_together
+from iflab.net import Kernel
+
+from ..linux_tools import eventually, without_ipv6
+from ..patience import PATIENCE
+
+FRAME = bytes(10) + b"\xff" * 6 + bytes(54)
+CHUNKS, WAITING = 20, 400
+"""Datagrams that wait together, fewer than a TAP's queue takes (1,000)."""
+
+SO_RCVBUFFORCE = 33  # include/uapi/asm-generic/socket.h
+
+
+@pytest.fixture
+def messages():
+    """Both ends of a connection that keeps what was written in one call together."""
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with one, other:
+        other.setblocking(False)
+        yield one, other
+
+
+def test_each_is_written_by_itself_and_in_order(messages):
+    one, other = messages
+    sent = [bytes([number]) * (number + 1) for number in range(100)]
+
+    assert write_together(one.fileno(), sent) == list(range(1, 101))
+    assert [other.recv(200) for _ in sent] == sent
+    with pytest.raises(BlockingIOError):
+        other.recv(200)
+
+
+def test_one_file_after_another(messages):
+    one, other = messages
+    for number in range(3):
+        assert write_together(one.fileno(), [b"to other", bytes(number + 1)]) == [8, number + 1]
+        assert write_together(other.fileno(), [b"to one"]) == [6]
+        assert [other.recv(200), other.recv(200)] == [b"to other", bytes(number + 1)]
+        assert one.recv(200) == b"to one"
+
+
+@pytest.mark.parametrize(
+    "buffers", [[b"x"] * (aio.MOST + 1), [bytes(65536)] * 9], ids=["too many", "too long"]
+)
+def test_what_does_not_fit_is_not_begun(messages, buffers):
+    one, other = messages
+    assert write_together(one.fileno(), buffers) is None
+    with pytest.raises(BlockingIOError):
+        other.recv(200)
+
+
+def test_a_closed_file_takes_nothing():
+    assert write_together(2**20, [b"x", b"y"]) is None
+
+
+def test_a_kernel_that_refuses_is_not_asked_again(messages, monkeypatch):
+    asked = []
+
+    class Calls:
+        def __init__(self, *numbers):
+            asked.append(numbers)
+            raise OSError(errno.ENOSYS, "io_setup")
+
+    monkeypatch.setattr(aio, "_calls", None)
+    monkeypatch.setattr(aio, "_refused", False)
+    monkeypatch.setattr(aio, "_Calls", Calls)
+    assert write_together(messages[0].fileno(), [b"x"]) is None
+    assert write_together(messages[0].fileno(), [b"x"]) is None
+    assert len(asked) == 1
+
+
+def test_a_tap_says_of_each_frame_why_not():
+    with Netns.create("host") as netns:
+        tap = Tap.create(netns, "em0")
+        try:
+            assert write_together(tap.fd, [FRAME] * 3) == [-errno.EIO] * 3  # it is down
+        finally:
+            tap.close()
+
+
+def together(nic, on=True):
+    """Have a NIC write frames together, or never, whatever it would find best."""
+    nic.if_softc._together, nic.if_softc._writes = on, 10**9
+
+
+def kernel(host):
+    return host.call(psutil.net_io_counters, pernic=True, nowrap=False)["em0"]
+
+
+@pytest.fixture
+def pair(lab):
+    alice, bob, cable = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    without_ipv6(alice, bob)
+    assert alice.ping("192.0.2.2").received == 1
+    return alice, bob, cable
+
+
+def flood(alice, bob):
+    """Datagrams of alice's, each with its number, that wait together; returns the numbers that bob's program received."""
+    arrived = bob.nics["em0"]
+    with (
+        bob.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink,
+        alice.socket(socket.AF_INET, socket.SOCK_DGRAM) as source,
+    ):
+        sink.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 26)
+        sink.settimeout(10 * PATIENCE)
+        sink.bind(("192.0.2.2", 0))
+        for chunk in range(CHUNKS):
+            due = arrived.if_ipackets + WAITING
+            with bob.lab.lock:
+                for number in range(chunk * WAITING, (chunk + 1) * WAITING):
+                    source.sendto(number.to_bytes(4, "big"), sink.getsockname())
+            eventually(lambda due=due: arrived.if_ipackets >= due)
+        return [int.from_bytes(sink.recv(100), "big") for _ in range(CHUNKS * WAITING)]
+
+
+@pytest.mark.parametrize("how", ["together", "one by one", "refused"])
+def test_datagrams_arrive_once_in_order_and_counted(pair, monkeypatch, how):
+    alice, bob, cable = pair
+    em0 = bob.nics["em0"]
+    calls = []
+
+    def counted(fd, frames):
+        results = None if how == "refused" else write_together(fd, frames)
+        calls.append(results)
+        return results
+
+    monkeypatch.setattr("iflab.drivers.tap.write_together", counted)
+    together(em0, how != "one by one")
+    before, packets = kernel(bob), em0.if_ipackets
+
+    received = flood(alice, bob)
+
+    assert received == list(range(CHUNKS * WAITING))
+    assert kernel(bob).packets_recv - before.packets_recv == em0.if_ipackets - packets >= len(received)
+    assert em0.if_softc.refused == 0
+    assert cable.account().balances()
+    if how == "together":
+        assert sum(len(results) for results in calls) > CHUNKS * WAITING / 2
+        assert min(min(results) for results in calls) > 0
+    else:
+        assert bool(calls) == (how == "refused")
+
+
+@pytest.mark.parametrize("switches", [0, 1000], ids=["undisturbed", "disturbed"])
+def test_a_nic_that_is_disturbed_while_it_writes_does_so_together(pair, monkeypatch, switches):
+    alice, bob, _ = pair
+    looks = []
+
+    def getrusage(who):
+        looks.append(who)
+        return types.SimpleNamespace(ru_nivcsw=len(looks) * switches)
+
+    monkeypatch.setattr("iflab.drivers.tap.getrusage", getrusage)
+
+    assert flood(alice, bob) == list(range(CHUNKS * WAITING))
+
+    assert set(looks) == {resource.RUSAGE_THREAD}
+    assert len(looks) % 2 == 0
+    assert bob.nics["em0"].if_softc._together == bool(switches)
+
+
+def test_what_a_host_that_goes_down_does_not_take_is_an_error_each(pair):
+    alice, bob, cable = pair
+    em0 = bob.nics["em0"]
+    together(em0)
+    nic = em0.if_softc
+    alice.run(
+        "ip neigh replace 192.0.2.2 lladdr " + em0.lladdr.hex(":") + " dev em0 nud permanent", check=True
+    )
+
+    with alice.socket(socket.AF_INET, socket.SOCK_DGRAM) as source:
+
+        def send():
+            while not stop.is_set():
+                for _ in range(200):
+                    source.sendto(b"x", ("192.0.2.2", 9))
+
+        stop = threading.Event()
+        thread = threading.Thread(target=send)
+        thread.start()
+        try:
+            for _ in range(5):
+                eventually(lambda before=em0.if_ipackets: em0.if_ipackets > before + 1000)
+                bob.run("ip link set em0 down", check=True)
+                bob.run("ip link set em0 up", check=True)
+        finally:
+            stop.set()
+            thread.join()
+    eventually(lambda: alice.ping("192.0.2.2").received == 1)
+
+    account = cable.account()
+    assert account.balances()
+    lost = em0.if_iqdrops + em0.if_ierrors + nic.filtered - nic.refused
+    with bob.lab.lock:
+        assert em0.if_ipackets + lost == alice.nics["em0"].if_softc.end.flow.delivered
+
+
+@pytest.mark.parametrize(
+    ("waiting", "due", "unhurried"), [(2, None, True), (3, None, False), (1, 0.001, False), (1, 60, True)]
+)
+def test_turns_are_long_when_nobody_else_waits(waiting, due, unhurried):
+    kernel = Kernel()
+    engine = Engine(kernel.giant, kernel.taskqueue_swi, "test")
+    found = []
+    pipes = [os.pipe() for _ in range(waiting)]
+
+    def take(fd):
+        os.read(fd, 1)
+        found.append(engine.unhurried)
+
+    try:
+        for readable, writable in pipes:
+            engine.add_reader(readable, partial(take, readable))
+            os.write(writable, b"x")
+        if due is not None:
+            engine.call_at(engine.now() + due, lambda: None)
+        engine.start()
+        eventually(lambda: len(found) == waiting)
+    finally:
+        engine.stop()
+        for fd in itertools.chain(*pipes):
+            os.close(fd)
+
+    assert found == [unhurried] * waiting
+
+
+def test_super_frames_are_carried_one_after_the_other(pair):
+    alice, bob, cable = pair
+    size = 200 << 20
+    sent, received = alice.nics["em0"], bob.nics["em0"]
+    begun = [(kernel(alice), kernel(bob)), (sent.if_opackets, received.if_ipackets)]
+    delivered = cable.account().delivered
+
+    with (
+        bob.socket(socket.AF_INET, socket.SOCK_STREAM) as listener,
+        alice.socket(socket.AF_INET, socket.SOCK_STREAM) as source,
+    ):
+        listener.bind(("192.0.2.2", 0))
+        listener.listen(1)
+        source.connect(listener.getsockname())
+        sink, _ = listener.accept()
+
+        def send():
+            for number in range(size >> 20):
+                source.sendall(bytes([number & 255]) * (1 << 20))
+            source.shutdown(socket.SHUT_WR)
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        got = 0
+        buffer = bytearray(1 << 20)
+        with sink:
+            while (count := sink.recv_into(buffer, (1 << 20) - got % (1 << 20))) > 0:
+                assert buffer[0] == buffer[count - 1] == got >> 20 & 255
+                got += count
+        thread.join()
+
+    assert got == size
+    eventually(lambda: cable.account().in_flight == 0)
+    (alice_before, bob_before), (opackets, ipackets) = begun
+    assert sent.if_opackets - opackets == kernel(alice).packets_sent - alice_before.packets_sent
+    assert received.if_ipackets - ipackets == kernel(bob).packets_recv - bob_before.packets_recv
+    frames = sent.if_opackets - opackets
+    assert size / frames > 16384, "no super-frames"
+    assert cable.account().balances()
+    assert cable.account().delivered - delivered >= frames
