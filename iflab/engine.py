@@ -27,6 +27,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Generic, TypeVar
 
+from iflab.linux.aio import Batch
 from iflab.linux.timerfd import TimerFd
 from iflab.net.giant import Giant
 from iflab.net.taskqueue import TaskQueue
@@ -129,6 +130,8 @@ class Engine:
         """How often the loop has turned with something to do."""
         self.unhurried = True
         """No more than two file descriptors wait in this round, a cable's ends perhaps, and no call is due soon."""
+        self.batch = Batch()
+        """What writes many frames in one system call, with the lock held."""
         self._readers: dict[int, Callable[[], None]] = {}
         self._due: list[tuple[float, int, _Timer]] = []
         self._order = itertools.count()
@@ -163,6 +166,8 @@ class Engine:
             self._thread.join()
         _switching.release()
         self.tasks.on_work = None
+        with self.lock:
+            self.batch.close()
         self._epoll.close()
         os.close(self._bell)
         self._timer.close()

@@ -53,9 +53,10 @@ undone are done by the NIC whose wire needs it, however many devices are between
 from __future__ import annotations
 
 from .device import Device, Maker
+from .express import Loop
 from .load import load_devices
 from .ng_ether import NgEther, NgHook, ng_ether_attach, ng_ether_detach
-from .tap import Loop, TapNic, listeners_change
+from .tap import TapNic, listeners_change
 
 __all__ = [
     "Device",

@@ -622,7 +622,7 @@ class Bridge(Device):
         if self._waiting and self._again is None:
             self._again = self.maker.clock.call_at(self.maker.clock.now() + _AGAIN, self._catch_up)
 
-    # frames that pass together (iflab/drivers/tap.py)
+    # frames that pass together (iflab/drivers/express.py)
 
     def express(self, ifp: Ifnet, head: bytes) -> tuple[Member, Member] | None:
         """The members between which all frames with this Ethernet header pass, if nothing else is to be done with them."""

@@ -27,7 +27,8 @@ from iflab.net import (
     if_delmulti_ifma,
 )
 
-from .tap import Loop, TapNic
+from .express import Loop
+from .tap import TapNic
 
 __all__ = ["Device", "Maker", "above", "is_leaving", "leave", "stands_on"]
 

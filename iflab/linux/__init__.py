@@ -7,6 +7,7 @@ descriptors and goes with the process; nothing is written to the filesystem.
 ``Netns``     a network namespace
 ``Spares``    namespaces made ahead
 ``Tap``       an Ethernet NIC whose cable is a file descriptor
+``Batch``     many writes in one system call
 ``Netlink``   a conversation with the kernel about one namespace
 ``Monitor``   what the kernel changes, in all namespaces of a lab
 ``Keeper``    programs inside hosts that die with the lab
@@ -22,6 +23,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .aio import Batch
 from .errors import InvalidName, KernelRefused, Missing, check_name
 from .files import create_private
 from .limits import explained, raise_fd_limit
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = [
     "VNET_HDR_LEN",
     "Addr",
+    "Batch",
     "Change",
     "Finding",
     "InvalidName",

@@ -12,12 +12,11 @@ import ctypes
 import errno
 import os
 import platform
-import threading
 from array import array
 from collections.abc import Sequence
 from itertools import accumulate
 
-__all__ = ["MOST", "write_together"]
+__all__ = ["MOST", "Batch"]
 
 MOST = 256
 """Writes in one call."""
@@ -27,19 +26,24 @@ _STAGE = 512 * 1024
 
 _IOCB_CMD_PWRITE = 1
 
-_NUMBERS = {"x86_64": (206, 209, 208), "aarch64": (0, 2, 4), "riscv64": (0, 2, 4)}
-"""The numbers of io_setup, io_submit and io_getevents; these system calls have no names in libc."""
+_NUMBERS = {"x86_64": (206, 207, 208, 209), "aarch64": (0, 1, 4, 2), "riscv64": (0, 1, 4, 2)}
+"""The numbers of io_setup, io_destroy, io_getevents and io_submit; these system calls have no names in libc."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_io_setup, _io_destroy, _io_getevents, _io_submit = (_libc["syscall"] for _ in range(4))
+_io_setup.argtypes = (ctypes.c_long, ctypes.c_uint, ctypes.c_void_p)
+_io_destroy.argtypes = (ctypes.c_long, ctypes.c_ulong)
+_io_getevents.argtypes = (ctypes.c_long, ctypes.c_ulong, *(ctypes.c_long,) * 2, *(ctypes.c_void_p,) * 2)
+_io_submit.argtypes = (ctypes.c_long, ctypes.c_ulong, ctypes.c_long, ctypes.c_void_p)
 
 
 class _Calls:
     """A context of the kernel's, and the memory for ``MOST`` writes."""
 
-    def __init__(self, setup: int, submit: int, getevents: int) -> None:
-        self._submit, self._getevents = submit, getevents
+    def __init__(self, numbers: tuple[int, int, int, int]) -> None:
+        setup, self._destroy, self._getevents, self._submit = numbers
         self._context = ctypes.c_ulong(0)
-        if _libc.syscall(setup, MOST, ctypes.byref(self._context)):
+        if _io_setup(setup, MOST, ctypes.byref(self._context)):
             code = ctypes.get_errno()
             raise OSError(code, f"io_setup: {os.strerror(code)}")
         self._fd = -1
@@ -54,10 +58,7 @@ class _Calls:
         # struct io_event, 32 octets: [2] the result.
         self._events = array("q", bytes(32 * MOST))
         self._results = memoryview(self._events)[2::4]
-        self._arguments = (
-            ctypes.c_void_p(self._pointers.buffer_info()[0]),
-            ctypes.c_void_p(self._events.buffer_info()[0]),
-        )
+        self._arguments = self._pointers.buffer_info()[0], self._events.buffer_info()[0]
 
     def write(self, fd: int, buffers: Sequence[bytes]) -> list[int] | None:
         lengths = list(map(len, buffers))
@@ -73,16 +74,19 @@ class _Calls:
         words[3 : 8 * count : 8] = array("Q", starts)
         words[4 : 8 * count : 8] = array("Q", lengths)
         pointers, events = self._arguments
-        taken = _libc.syscall(self._submit, self._context, count, pointers)
+        taken = _io_submit(self._submit, self._context, count, pointers)
         if taken <= 0:
             return None
         results: list[int] = []
         while (left := taken - len(results)) > 0:
-            found = _libc.syscall(self._getevents, self._context, left, left, events, None)
+            found = _io_getevents(self._getevents, self._context, left, left, events, None)
             if found < 0 and ctypes.get_errno() != errno.EINTR:
                 break  # they are written all the same
             results += self._results[: max(0, found)].tolist()
         return results + [_write(fd, buffer) for buffer in buffers[taken:]]
+
+    def close(self) -> None:
+        _io_destroy(self._destroy, self._context)
 
 
 def _write(fd: int, buffer: bytes) -> int:
@@ -92,28 +96,32 @@ def _write(fd: int, buffer: bytes) -> int:
         return -(error.errno or errno.EIO)
 
 
-_lock = threading.Lock()
-_calls: _Calls | None = None
-_refused = platform.machine() not in _NUMBERS
+class Batch:
+    """Many writes in one system call. One thread at a time uses it; its memory, some 550 KiB, is taken when first used."""
 
+    def __init__(self) -> None:
+        self._calls: _Calls | None = None
+        self._refused = platform.machine() not in _NUMBERS
 
-def write_together(fd: int, buffers: Sequence[bytes]) -> list[int] | None:
-    """Write each of ``buffers`` by itself to ``fd``, a TAP's, all in one system call, in their order.
+    def write(self, fd: int, buffers: Sequence[bytes]) -> list[int] | None:
+        """Write each of ``buffers`` by itself to ``fd``, a TAP's, in their order.
 
-    Returns what ``write(2)`` would for each: its octets, or a negative errno. None,
-    and nothing was written, where that cannot be done: on a kernel without
-    (``CONFIG_AIO``) or that refuses, for more than 256 buffers or 512 KiB, or while
-    another thread does the same.
-    """
-    global _calls, _refused
-    if _refused or not _lock.acquire(blocking=False):
-        return None
-    try:
-        if _calls is None:
-            _calls = _Calls(*_NUMBERS[platform.machine()])
-        return _calls.write(fd, buffers)
-    except OSError:
-        _refused = True
-        return None
-    finally:
-        _lock.release()
+        Returns what ``write(2)`` would for each: its octets, or a negative errno. None,
+        and nothing was written, where that cannot be done: on a kernel that has no
+        native asynchronous I/O or refuses it, for more than 256 buffers or 512 KiB.
+        """
+        if self._refused:
+            return None
+        if self._calls is None:
+            try:
+                self._calls = _Calls(_NUMBERS[platform.machine()])
+            except OSError:
+                self._refused = True
+                return None
+        return self._calls.write(fd, buffers)
+
+    def close(self) -> None:
+        """Give all back; nothing is written any more. Waits some 30 ms for the kernel if it was used."""
+        calls, self._calls, self._refused = self._calls, None, True
+        if calls is not None:
+            calls.close()

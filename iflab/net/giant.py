@@ -2,7 +2,7 @@
 
 Nothing of a lab changes but under it. It counts how often it was taken, so whoever
 remembers something about the lab sees by one comparison whether that may have
-changed since: ``iflab/drivers/tap.py`` remembers the way of a frame.
+changed since: ``iflab/drivers/express.py`` remembers the way of a frame.
 """
 
 from __future__ import annotations

@@ -13,8 +13,7 @@ import psutil
 import pytest
 
 from iflab.engine import Engine
-from iflab.linux import Netns, Tap, aio
-from iflab.linux.aio import write_together
+from iflab.linux import Batch, Netns, Tap, aio
 from iflab.net import Kernel
 
 from ..linux_tools import eventually, without_ipv6
@@ -28,6 +27,13 @@ SO_RCVBUFFORCE = 33  # include/uapi/asm-generic/socket.h
 
 
 @pytest.fixture
+def batch():
+    made = Batch()
+    yield made
+    made.close()
+
+
+@pytest.fixture
 def messages():
     """Both ends of a connection that keeps what was written in one call together."""
     one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -36,21 +42,21 @@ def messages():
         yield one, other
 
 
-def test_each_is_written_by_itself_and_in_order(messages):
+def test_each_is_written_by_itself_and_in_order(batch, messages):
     one, other = messages
     sent = [bytes([number]) * (number + 1) for number in range(100)]
 
-    assert write_together(one.fileno(), sent) == list(range(1, 101))
+    assert batch.write(one.fileno(), sent) == list(range(1, 101))
     assert [other.recv(200) for _ in sent] == sent
     with pytest.raises(BlockingIOError):
         other.recv(200)
 
 
-def test_one_file_after_another(messages):
+def test_one_file_after_another(batch, messages):
     one, other = messages
     for number in range(3):
-        assert write_together(one.fileno(), [b"to other", bytes(number + 1)]) == [8, number + 1]
-        assert write_together(other.fileno(), [b"to one"]) == [6]
+        assert batch.write(one.fileno(), [b"to other", bytes(number + 1)]) == [8, number + 1]
+        assert batch.write(other.fileno(), [b"to one"]) == [6]
         assert [other.recv(200), other.recv(200)] == [b"to other", bytes(number + 1)]
         assert one.recv(200) == b"to one"
 
@@ -58,38 +64,43 @@ def test_one_file_after_another(messages):
 @pytest.mark.parametrize(
     "buffers", [[b"x"] * (aio.MOST + 1), [bytes(65536)] * 9], ids=["too many", "too long"]
 )
-def test_what_does_not_fit_is_not_begun(messages, buffers):
+def test_what_does_not_fit_is_not_begun(batch, messages, buffers):
     one, other = messages
-    assert write_together(one.fileno(), buffers) is None
+    assert batch.write(one.fileno(), buffers) is None
     with pytest.raises(BlockingIOError):
         other.recv(200)
 
 
-def test_a_closed_file_takes_nothing():
-    assert write_together(2**20, [b"x", b"y"]) is None
+def test_closed_it_writes_no_more(batch, messages):
+    one, _ = messages
+    assert batch.write(one.fileno(), [b"x"]) == [1]
+    batch.close()
+    assert batch.write(one.fileno(), [b"x"]) is None
+    batch.close()
 
 
-def test_a_kernel_that_refuses_is_not_asked_again(messages, monkeypatch):
+def test_a_closed_file_takes_nothing(batch):
+    assert batch.write(2**20, [b"x", b"y"]) is None
+
+
+def test_a_kernel_that_refuses_is_not_asked_again(batch, messages, monkeypatch):
     asked = []
 
-    class Calls:
-        def __init__(self, *numbers):
-            asked.append(numbers)
-            raise OSError(errno.ENOSYS, "io_setup")
+    def calls(numbers):
+        asked.append(numbers)
+        raise OSError(errno.ENOSYS, "io_setup")
 
-    monkeypatch.setattr(aio, "_calls", None)
-    monkeypatch.setattr(aio, "_refused", False)
-    monkeypatch.setattr(aio, "_Calls", Calls)
-    assert write_together(messages[0].fileno(), [b"x"]) is None
-    assert write_together(messages[0].fileno(), [b"x"]) is None
+    monkeypatch.setattr(aio, "_Calls", calls)
+    assert batch.write(messages[0].fileno(), [b"x"]) is None
+    assert batch.write(messages[0].fileno(), [b"x"]) is None
     assert len(asked) == 1
 
 
-def test_a_tap_says_of_each_frame_why_not():
+def test_a_tap_says_of_each_frame_why_not(batch):
     with Netns.create("host") as netns:
         tap = Tap.create(netns, "em0")
         try:
-            assert write_together(tap.fd, [FRAME] * 3) == [-errno.EIO] * 3  # it is down
+            assert batch.write(tap.fd, [FRAME] * 3) == [-errno.EIO] * 3  # it is down
         finally:
             tap.close()
 
@@ -136,12 +147,15 @@ def test_datagrams_arrive_once_in_order_and_counted(pair, monkeypatch, how):
     em0 = bob.nics["em0"]
     calls = []
 
+    batch = bob.lab.engine.batch
+    write = batch.write
+
     def counted(fd, frames):
-        results = None if how == "refused" else write_together(fd, frames)
+        results = None if how == "refused" else write(fd, frames)
         calls.append(results)
         return results
 
-    monkeypatch.setattr("iflab.drivers.tap.write_together", counted)
+    monkeypatch.setattr(batch, "write", counted)
     together(em0, how != "one by one")
     before, packets = kernel(bob), em0.if_ipackets
 
@@ -167,7 +181,7 @@ def test_a_nic_that_is_disturbed_while_it_writes_does_so_together(pair, monkeypa
         looks.append(who)
         return types.SimpleNamespace(ru_nivcsw=len(looks) * switches)
 
-    monkeypatch.setattr("iflab.drivers.tap.getrusage", getrusage)
+    monkeypatch.setattr("iflab.drivers.express.getrusage", getrusage)
 
     assert flood(alice, bob) == list(range(CHUNKS * WAITING))
 
