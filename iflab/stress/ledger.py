@@ -19,6 +19,7 @@ that has no name.
 
 from __future__ import annotations
 
+import os
 import socket
 from collections import Counter
 from dataclasses import dataclass, field
@@ -42,13 +43,13 @@ OUR_FAULT = frozenset({"unfinished", "receiver error", "hook error", "fault erro
 def kernel_counts(netns: Netns, index: int) -> tuple[int, int]:
     """Frames that the host got from a device, and sent through it, as the kernel counts (/proc/net/dev)."""
     for _ in range(10):  # somebody may give it another name just now
-        with netns.entered(), open("/proc/thread-self/net/dev") as lines:
-            name = socket.if_indextoname(index)
-            for line in lines:
-                device, _, rest = line.partition(":")
-                if device.strip() == name:
-                    words = rest.split()
-                    return int(words[1]), int(words[9])
+        with netns.entered():
+            name = os.fsencode(socket.if_indextoname(index))
+        for line in netns.read_list("dev"):
+            device, _, rest = line.partition(b":")
+            if device.strip() == name:
+                words = rest.split()
+                return int(words[1]), int(words[9])
     raise LookupError(f"{netns.name} has no device number {index}")
 
 
