@@ -110,7 +110,7 @@ class Batch:
         and nothing was written, where that cannot be done: on a kernel that has no
         native asynchronous I/O or refuses it, for more than 256 buffers or 512 KiB.
         """
-        if self._refused:
+        if self._refused or fd < 0:
             return None
         if self._calls is None:
             try:

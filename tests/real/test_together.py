@@ -81,6 +81,7 @@ def test_closed_it_writes_no_more(batch, messages):
 
 def test_a_closed_file_takes_nothing(batch):
     assert batch.write(2**20, [b"x", b"y"]) is None
+    assert batch.write(-1, [b"x", b"y"]) is None
 
 
 def test_a_kernel_that_refuses_is_not_asked_again(batch, messages, monkeypatch):
