@@ -90,7 +90,7 @@ class LabBusy(TimeoutError):
     def __init__(self, path: str) -> None:
         name = os.path.basename(os.path.dirname(path))
         super().__init__(
-            f"{name} does not answer within {_TIMEOUT:g} s: something there holds its lock; its log says what"
+            f"{name} does not answer within {_TIMEOUT:g} s: it is stopped, or something holds its lock (its log says what)"
         )
         self.lab = name
 
@@ -115,10 +115,17 @@ def _base_directories(uid: int) -> list[str]:
 def make_private_directory(name: str, keeper: Keeper) -> str:
     """Make the directory for a lab's socket, mode 0700, and return its path; ``keeper`` removes it, come what may.
 
-    Raises ``PermissionError`` when the place is somebody else's.
+    Raises ``PermissionError`` when the place is somebody else's, or none may be written to.
     """
     uid = _owner()
-    base = next(path for path in _base_directories(uid) if os.access(os.path.dirname(path), os.W_OK))
+    places = _base_directories(uid)
+    base = next((path for path in places if os.access(os.path.dirname(path), os.W_OK)), None)
+    if base is None:
+        folders = " nor ".join(os.path.dirname(path) for path in places)
+        raise PermissionError(
+            f"a lab's socket needs a directory that is there and may be written to, and {folders} is not; "
+            "name another with IFLAB_RUN_DIR"
+        )
     path = os.path.join(base, f"{name}.{os.getpid()}")
     while True:
         with contextlib.suppress(FileExistsError):

@@ -190,7 +190,8 @@ class Lab:
         self._told = 0.0
         """When it was last told how far the building or the taking down has come."""
         self._closed = False
-        self._old_sigterm: Any = None
+        self._signals: list[signal.Signals] = []
+        """Those that end the program by ``Terminated`` while the lab is used in a ``with`` block."""
         with contextlib.ExitStack() as undo:  # what was built goes again if a later step fails
             own = undo.enter_context(Netns.current()) if host_network else None
             ensure_privileges()
@@ -240,11 +241,11 @@ class Lab:
         return f"<Lab {self.name}: {len(self.hosts)} hosts, {len(self.wires)} wires>"
 
     def __enter__(self) -> Lab:
-        if (
-            threading.current_thread() is threading.main_thread()
-            and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-        ):
-            self._old_sigterm = signal.signal(signal.SIGTERM, _terminate)
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) is signal.SIG_DFL:
+                    signal.signal(number, _terminate)
+                    self._signals.append(number)
         return self
 
     def __exit__(
@@ -256,9 +257,8 @@ class Lab:
         try:
             self.close()
         finally:
-            if self._old_sigterm is not None:
-                signal.signal(signal.SIGTERM, self._old_sigterm)
-                self._old_sigterm = None
+            while self._signals:
+                signal.signal(self._signals.pop(), signal.SIG_DFL)
 
     @property
     def closed(self) -> bool:
@@ -1067,7 +1067,7 @@ def _check_still_in(own: Netns) -> None:
 
 
 class Terminated(SystemExit):
-    """SIGTERM came: the program ends, and with it its labs."""
+    """SIGTERM or SIGHUP came: the program ends, and with it its labs."""
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

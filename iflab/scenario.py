@@ -135,6 +135,10 @@ def find_scenario(which: str, *, watched: bool = False) -> Scenario:
     ``watched``: so that its assertions can be listed when it has run.
     """
     path = Path(which)
+    if path.is_dir():
+        raise ScenarioError(
+            f"{which} is a folder; a scenario is a file in it, or a name that 'iflab list' shows"
+        )
     if not path.is_file():
         matching = [p for p in _files() if which in (p.name, p.stem, short_name(p), p.stem.split("_")[0])]
         if not matching:
@@ -218,7 +222,7 @@ def run_scenario(scenario: Scenario, lab: Lab, values: Mapping[str, Any]) -> Out
     """Run a scenario in a lab; a failed assertion, or anything else that it raises, makes the outcome.
 
     So does a call of its schedule that failed. Only ``Missing`` is passed on, the
-    machine's fault and not the scenario's, Ctrl-C and SIGTERM.
+    machine's fault and not the scenario's, Ctrl-C, SIGTERM and SIGHUP.
     """
     from .lab import Terminated
 

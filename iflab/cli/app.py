@@ -199,7 +199,10 @@ def check(json_: JsonOption = False) -> None:
 @app.command()
 def bench(
     only: Annotated[
-        list[str] | None, typer.Option("--only", metavar="NAME", help="Only this measure; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--only", metavar="NAME", help="Only this measure (a wrong name lists all); may be repeated."
+        ),
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="The whole in under a minute, with a wider spread.")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +28,8 @@ def bench_command(
         if sys.stderr.isatty():
             print(f"\r\x1b[K{text} ...", end="", file=sys.stderr, flush=True)
 
+    if plot is not None and not plot.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(plot))
     bench = Bench(runs or (3 if quick else 5), quick, tell, only)
     rows = list(run_measures(bench))
     if sys.stderr.isatty():

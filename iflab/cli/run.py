@@ -13,10 +13,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import HELD_NOT
+from .errors import HELD_NOT, USAGE
 
 if TYPE_CHECKING:
+    from iflab.capture import Capture
     from iflab.faults import Record
+    from iflab.faults.record import Recorder
     from iflab.scenario import Scenario
 
 __all__ = ["replay_command", "run_command", "shell_command"]
@@ -37,7 +39,11 @@ def _printer(to_stderr: bool) -> Callable[[float, str], None]:
         return pretty
 
     def plain(seconds: float, text: str) -> None:
-        print(f"{seconds:8.3f} s  {text}", file=stream, flush=True)
+        try:
+            print(f"{seconds:8.3f} s  {text}", file=stream, flush=True)
+        except BrokenPipeError:  # who read it has gone; the run goes on
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), stream.fileno())
 
     return plain
 
@@ -54,11 +60,23 @@ def _settings(pairs: list[str]) -> dict[str, str]:
     return settings
 
 
-def _check_place(report: Path) -> None:
-    """Refuse a report that nobody can write before the run instead of after it. Raises ``OSError``."""
-    for wrong, number in ((not report.parent.is_dir(), errno.ENOENT), (report.is_dir(), errno.EISDIR)):
-        if wrong:
-            raise OSError(number, os.strerror(number), str(report))
+def _check_places(**files: Path | None) -> None:
+    """Refuse files that nobody can write before the run instead of after it, and two that are one.
+
+    Raises ``OSError``, ``ScenarioError``.
+    """
+    from iflab.scenario import ScenarioError
+
+    taken: dict[str, str] = {}
+    for option, file in files.items():
+        if file is None:
+            continue
+        for wrong, number in ((not file.parent.is_dir(), errno.ENOENT), (file.is_dir(), errno.EISDIR)):
+            if wrong:
+                raise OSError(number, os.strerror(number), str(file))
+        other = taken.setdefault(os.path.realpath(file), option)
+        if other != option and (file.is_file() or not file.exists()):
+            raise ScenarioError(f"--{other} and --{option} would both write {file}; name another file")
 
 
 def run_command(
@@ -76,9 +94,11 @@ def run_command(
     """
     from iflab.scenario import find_scenario
 
+    record = _beside(pcap, record)
     _check_report(report)
+    _check_places(pcap=pcap, record=record, report=report)
     scenario = find_scenario(which, watched=report is not None)
-    return _run(scenario, _settings(pairs), pcap, _beside(pcap, record), report, seed, None, as_json)
+    return _run(scenario, _settings(pairs), pcap, record, report, seed, None, as_json)
 
 
 def replay_command(
@@ -105,6 +125,7 @@ def replay_command(
         )
     settings = {str(name): str(value) for name, value in record.about.get("parameters", {}).items()}
     _check_report(report)
+    _check_places(pcap=pcap, record=again, report=report)
     scenario = find_scenario(str(which), watched=report is not None)
     return _run(scenario, settings, pcap, again, report, None, record, as_json)
 
@@ -119,7 +140,6 @@ def _check_report(report: Path | None) -> None:
         from iflab.report import check_libraries
 
         check_libraries()
-        _check_place(report)
 
 
 def _run(
@@ -132,8 +152,8 @@ def _run(
     replay: Record | None,
     as_json: bool,
 ) -> int:
-    from iflab.lab import Lab
-    from iflab.scenario import run_scenario
+    from iflab.lab import Lab, Terminated
+    from iflab.scenario import Outcome, run_scenario
 
     values = scenario.values(settings)
     show = _printer(to_stderr=as_json)
@@ -141,15 +161,23 @@ def _run(
     show(0.0, f"{scenario.name}: {scenario.purpose}")
     if replay is not None:
         show(0.0, f"replaying {replay.path}: seed {replay.seed}, {replay.decisions} decisions")
+        if replay.ended is None:
+            show(0.0, f"{replay.path} has no end: its run, or its file, was cut short")
     with Lab(scenario.name, seed=seed, on_log=show, replay=replay) as lab:
+        files: list[Capture | Recorder] = []
         if pcap is not None:
-            lab.capture(pcap)
+            files.append(lab.capture(pcap))
         if record is not None:
-            lab.record(record, scenario=str(scenario.path.resolve()), parameters=values)
+            files.append(lab.record(record, scenario=str(scenario.path.resolve()), parameters=values))
         recorder = lab.report() if report is not None else None
         if scenario.watch is not None:
             scenario.watch.begin(lab.elapsed)
-        outcome = run_scenario(scenario, lab, values)
+        interruption: BaseException | None = None
+        try:
+            outcome = run_scenario(scenario, lab, values)
+        except (KeyboardInterrupt, Terminated) as error:
+            interruption = error
+            outcome = Outcome(scenario.name, False, lab.elapsed(), lab.seed, values, "interrupted")
         ended = lab.elapsed()
         if recorder is not None:
             recorder.stop()  # before the plugs are pulled
@@ -170,10 +198,19 @@ def _run(
         if replay is not None:
             show(ended, f"{lab.faults.replayed} of {replay.decisions} decisions were made again")
         verdict = "held" if outcome.held else f"FAILED at {outcome.failure}"
+        if interruption is not None:
+            verdict = outcome.failure
         show(ended, f"{scenario.name}: {verdict}  (--seed {outcome.seed}{chosen})")
     if recorder is not None and report is not None:
         recorder.write(report)  # last, so that a full disk hides no verdict
-    return 0 if outcome.held else HELD_NOT
+    if interruption is not None:
+        raise interruption
+    if not outcome.held:
+        return HELD_NOT
+    cut_short = [
+        file for file in files if file.error is not None and not isinstance(file.error, BrokenPipeError)
+    ]
+    return USAGE if cut_short else 0  # the log said why
 
 
 BANNER = """A lab is at hand: lab. For example:

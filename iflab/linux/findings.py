@@ -12,7 +12,7 @@ from typing import Any
 
 from .errors import Missing
 from .netns import Netns
-from .tap import Tap, tun_path
+from .tap import NOT_TUN, Tap, is_tun, no_tun, tun_path
 from .userns import ensure_privileges, in_user_namespace
 
 __all__ = ["Finding", "check"]
@@ -70,12 +70,17 @@ def _kernel() -> Finding:
 def _tun() -> Finding:
     path = tun_path()
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
-    except FileNotFoundError:
-        return Finding("tun", False, True, f"{path} is not there", "as root: modprobe tun")
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
-        return Finding("tun", False, True, f"{path}: {error.strerror}", f"as root: chmod 666 {path}")
-    return Finding("tun", True, True, path)
+        what, _, remedy = no_tun(error).partition("; ")
+        return Finding("tun", False, True, what, remedy)
+    try:
+        if is_tun(fd):
+            return Finding("tun", True, True, path)
+    finally:
+        os.close(fd)
+    what, _, remedy = NOT_TUN.format(path).partition("; ")
+    return Finding("tun", False, True, what, remedy)
 
 
 def _privileges() -> Finding:

@@ -13,6 +13,7 @@ import errno
 import fcntl
 import os
 import socket
+import stat
 import struct
 from typing import ClassVar
 
@@ -66,6 +67,9 @@ _FEATURES = {
 """What the kernel calls them where everybody may switch them (net/ethtool/common.c)."""
 
 
+NOT_TUN = "{} is not the TUN clone device; let IFLAB_TUN name one (character device 10, 200), or unset it"
+
+
 def tun_path() -> str:
     """The clone device: ``/dev/net/tun``, or what the environment variable ``IFLAB_TUN`` names."""
     return os.environ.get("IFLAB_TUN", "/dev/net/tun")
@@ -76,7 +80,16 @@ def open_tun() -> int:
     try:
         return os.open(tun_path(), os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise Missing(_no_tun(error)) from error
+        raise Missing(no_tun(error)) from error
+
+
+def is_tun(fd: int) -> bool:
+    """True when ``fd`` is the clone device's."""
+    try:
+        fcntl.ioctl(fd, _TUNGETFEATURES, bytearray(4))
+    except OSError:
+        return False
+    return True
 
 
 class Tap:
@@ -105,6 +118,8 @@ class Tap:
                 try:
                     fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", os.fsencode(name), flags))
                 except OSError as error:
+                    if error.errno == errno.ENOTTY:
+                        raise Missing(NOT_TUN.format(tun_path())) from error
                     taken = name in (entry for _, entry in socket.if_nameindex())
                     code = errno.EEXIST if taken else error.errno or 0
                     raise KernelRefused(
@@ -237,10 +252,13 @@ def _index_of(name: str) -> int:
     return int(struct.unpack_from("i", answer, 16)[0])
 
 
-def _no_tun(error: OSError) -> str:
+def no_tun(error: OSError) -> str:
+    """Why the clone device cannot be opened; and, after a semicolon, the remedy."""
     path = tun_path()
     if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
         return f"{path} is not there; load the module with 'modprobe tun' as root"
+    if os.path.exists(path) and not stat.S_ISCHR(os.stat(path).st_mode):
+        return NOT_TUN.format(path)
     if error.errno in (errno.EACCES, errno.EPERM):
         return f"{path} may not be opened by this user; as root: 'chmod 666 {path}', or add the user to its group"
     if (limit := too_many_files(error)) is not None:

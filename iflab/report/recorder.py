@@ -508,19 +508,22 @@ class Recorder:
 
         Raises ``ReportError`` when a library of the extra ``report`` is missing, and
         ``OSError`` when the file cannot be written; a report that is there already
-        stays whole then.
+        stays whole then. What is there and no file (a pipe, a device) is written to.
         """
         from .page import render
 
         text = render(self.recording())
         target = os.fspath(path)
-        part = f"{target}.part"
+        part = None
         try:
-            with open(part, "w", encoding="utf-8") as file:
+            if not os.path.exists(target) or os.path.isfile(target):
+                part = f"{os.path.realpath(target)}.part"
+            with open(part or target, "w", encoding="utf-8") as file:
                 file.write(text)
-            os.replace(part, target)
+            if part:
+                os.replace(part, os.path.realpath(target))
         except OSError as error:
-            if os.path.exists(part):
+            if part and os.path.exists(part):
                 os.unlink(part)
             error.filename = target
             raise

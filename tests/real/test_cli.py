@@ -218,9 +218,12 @@ def test_pcap_is_read_by_tshark(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_ctrl_c_ends_a_run_cleanly():
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_run_ends_cleanly_and_its_files_are_whole(tmp_path, number):
+    need("capinfos", "tshark")
+    pcap, page = tmp_path / "run.pcapng", tmp_path / "run.html"
     process = subprocess.Popen(
-        [*IFLAB, "run", "link_flap", "--set", "cut_for=30"],
+        [*IFLAB, "run", "link_flap", "--set", "cut_for=30", "--pcap", str(pcap), "--report", str(page)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -229,11 +232,85 @@ def test_ctrl_c_ends_a_run_cleanly():
     for line in process.stdout:
         if "cut" in line and "cable0" in line:
             break
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=10 * PATIENCE)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20 * PATIENCE)
 
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert "Traceback" not in err
+    assert "link_flap: interrupted  (--seed" in out
+    assert subprocess.run(["capinfos", str(pcap)], capture_output=True).returncode == 0
+    assert "interrupted" in page.read_text()
+    assert json.loads(Path(f"{pcap}.record").read_text().splitlines()[-1]).keys() >= {"end"}
+
+
+def test_a_reader_that_goes_stops_no_run():
+    process = subprocess.Popen(
+        [*IFLAB, "run", "01"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    process.stdout.readline()
+    process.stdout.close()
+
+    assert process.wait(timeout=60 * PATIENCE) == 0
+    assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize("words", ["list", "check", "ps", "run 01"])
+def test_without_a_standard_output_there_is_no_traceback(words):
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {words} >&-', "sh", *IFLAB], capture_output=True, text=True, cwd=ROOT
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("option", ["--pcap", "--record"])
+def test_a_run_whose_file_is_cut_short_says_so_with_its_status(option):
+    done = iflab("run", "01", option, "/dev/full", *(["--record", "/dev/null"] if option == "--pcap" else []))
+
+    assert done.returncode == 2
+    assert "first_ping: held" in done.stdout
+    assert "No space left on device" in done.stderr
+
+
+def test_two_files_are_not_one(tmp_path):
+    done = iflab("run", "01", "--pcap", str(tmp_path / "x"), "--record", str(tmp_path / "." / "x"))
+
+    assert done.returncode == 2
+    assert re.fullmatch(r"iflab: --pcap and --record would both write \S+; name another file\n", done.stderr)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_no_folder_is_refused_before_the_run(tmp_path):
+    done = iflab("run", "01", "--pcap", str(tmp_path / "none" / "x"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "No such file or directory" in done.stderr
+
+
+def test_a_record_that_was_cut_short_is_replayed_with_a_word(tmp_path):
+    whole, half = tmp_path / "whole.record", tmp_path / "half.record"
+    assert iflab("run", "01", "--record", str(whole)).returncode == 0
+    half.write_bytes(whole.read_bytes()[:-10])
+
+    assert "has no end" not in iflab("replay", str(whole)).stdout
+    assert f"{half} has no end: its run, or its file, was cut short" in iflab("replay", str(half)).stdout
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words", "status", "text"),
+    [
+        ("IFLAB_TUN", "/dev/null", "run 01", 3, "/dev/null is not the TUN clone device"),
+        ("IFLAB_TUN", "/dev/null", "check", 3, "/dev/null is not the TUN clone device"),
+        ("IFLAB_TUN", "/etc/passwd", "check", 3, "/etc/passwd is not the TUN clone device"),
+        ("IFLAB_RUN_DIR", "relative", "run 01", 2, "name another with IFLAB_RUN_DIR"),
+        ("IFLAB_RUN_DIR", "/proc/x", "run 01", 2, "/proc/x is not"),
+    ],
+)
+def test_a_wrong_setting_is_told_in_one_line(variable, value, words, status, text):
+    done = iflab(*words.split(), env={**os.environ, variable: value})
+
+    assert done.returncode == status
+    assert text in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert "chmod" not in done.stdout + done.stderr
 
 
 # from another terminal

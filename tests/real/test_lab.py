@@ -413,7 +413,7 @@ def gone(marker, inodes, directory):
     return not (ALONE and network_namespaces() & inodes) and not os.path.exists(directory)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
 def test_signals_take_the_lab_down(tmp_path, number):
     process, marker = start_program(tmp_path, int(number))
     words = process.stdout.readline().split()
@@ -426,8 +426,8 @@ def test_signals_take_the_lab_down(tmp_path, number):
     process.wait(timeout=10 * PATIENCE)
 
     eventually(lambda: gone(marker, inodes, directory))
-    if number == signal.SIGTERM:
-        assert process.returncode == 143
+    if number in (signal.SIGTERM, signal.SIGHUP):
+        assert process.returncode == 128 + number
 
 
 def test_labs_killed_at_random_moments_leave_nothing(tmp_path):

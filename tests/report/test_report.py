@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -305,6 +308,30 @@ def test_a_place_where_no_report_can_be(tmp_path):
         assert list(tmp_path.iterdir()) == []
     finally:
         subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def test_what_is_there_and_no_file_is_written_to(lab, tmp_path):
+    lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    with lab.report(tmp_path / "page.html") as made:
+        pass
+    (tmp_path / "link").symlink_to("old.html")
+    (tmp_path / "old.html").write_text("old")
+    os.mkfifo(tmp_path / "pipe")
+    os.mknod(tmp_path / "full", 0o600 | stat.S_IFCHR, os.makedev(1, 7))
+
+    made.write(tmp_path / "link")
+    with ThreadPoolExecutor(1) as readers:
+        reading = readers.submit((tmp_path / "pipe").read_text)
+        made.write(tmp_path / "pipe")
+    with pytest.raises(OSError, match="No space left on device") as full:
+        made.write(tmp_path / "full")
+
+    assert (tmp_path / "link").is_symlink()
+    assert text_of((tmp_path / "old.html").read_text()) == text_of(reading.result())
+    assert "alice" in reading.result()
+    assert full.value.filename == str(tmp_path / "full")
+    assert stat.S_ISCHR((tmp_path / "full").stat().st_mode)
+    assert {path.name for path in tmp_path.iterdir()} == {"page.html", "link", "old.html", "pipe", "full"}
 
 
 def test_a_report_that_has_ended_hears_nothing_more(lab, tmp_path):
