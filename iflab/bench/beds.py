@@ -299,6 +299,9 @@ class VdeBed(_Namespaces):
                 with Netlink(home) as netlink:
                     netlink.link_set(index, netns=self.netns[number])
                 self.address(number, _await_device(self.netns[number], f"em{number}"))
+        except TimeoutError as error:
+            self.close()
+            raise Missing("a vde_switch that makes TAPs (it may want root)") from error
         except BaseException:
             self.close()
             raise

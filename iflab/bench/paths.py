@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
+
+from iflab.linux import Netns
 
 from .beds import Bed, CLoopBed, LabBed, ScapyBed, VdeBed, VethBed
 from .core import Bench, Missing, Row, figure
@@ -72,8 +74,9 @@ def _against(
 
 def _congestion_control() -> str:
     """The one of new hosts, which decides much of what a stream reaches."""
-    path = Path("/proc/sys/net/ipv4/tcp_congestion_control")
-    return f"congestion control: {path.read_text().strip()}" if path.exists() else ""
+    with Netns.create("probe") as netns, netns.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        name = probe.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+    return f"congestion control: {name.rstrip(bytes(1)).decode()}"
 
 
 def tcp(bench: Bench) -> Iterator[Row]:

@@ -67,13 +67,17 @@ FRAME_WEIGHT = 8192
 """... so many more than it has: some 60 small frames, or 7 of 64 KiB."""
 
 LEISURE = 4
-"""So many times the budget when nobody else waits: who has longer turns is woken, and wakes others, less often."""
+"""So many times the budget when nobody else waits as the turn begins, and no Python code looks at the frames.
+
+Who has longer turns is woken, and wakes others, less often. Who comes meanwhile waits
+longer: another cable's ping under a flood of small datagrams 0.7 ms instead of 0.4.
+"""
 
 LONG = 16384
 """Octets from which on frames are carried one by one even when there are more ..."""
 
 TRAIN = 64
-"""... up to so many, when nobody else waits."""
+"""... up to so many, with the same leisure."""
 
 TOGETHER = 8
 """Frames from which on they may be written in one system call."""
@@ -212,15 +216,16 @@ class _Lane:
             if not left:
                 return
             if not train:
-                if not peer._answers or peer._lane is None:
+                if not peer._answers or peer._lane is None or peer._stale_until:
                     return
                 nic, lane = peer, peer._lane
             del m  # so the next one finds the same memory, which the processor has at hand
             try:
                 m = os.read(nic.tap.fd, READ_SIZE)
             except OSError:  # the loop will see what else it may be
-                nic._answers = False
-                if left == train:
+                if not train:
+                    nic._answers = False
+                elif left == train:
                     nic._appetite = 1
                 return
             if not lane.leads(m):
@@ -256,6 +261,8 @@ class Express(Driver):
         self._round = 0
         """The loop's round after the last in which there were frames."""
         self._lane: _Lane | None = None
+        self._straight = False
+        """The last frames went the fast way, and no hook looked at them."""
         self._answers = False
         """Its host was seen to answer at once."""
         self._together = False
@@ -281,7 +288,8 @@ class Express(Driver):
         frames: list[Mbuf] = []
         take = frames.append
         settled = False
-        loop = self._loop
+        loop, lane = self._loop, self._lane
+        more: int | None = None
         now = loop.rounds
         appetite = self._appetite if self._round == now else 1
         if self._stale_until:
@@ -289,22 +297,22 @@ class Express(Driver):
         self._round = now + 1
         try:
             m = read(fd, READ_SIZE)
-            lane = self._lane
-            if lane is not None and appetite == 1 and lane.leads(m):
-                self._appetite = 2
-                if lane.peer._round == now:
-                    self._answers = True
-                lane.carry(self, m)
-                return
-            budget, train = (BUDGET * LEISURE, TRAIN) if loop.unhurried else (BUDGET, TRAIN // 8)
-            if lane is not None and len(m) >= LONG and not self._stale_until and lane.leads(m):
-                self._appetite = 2
-                lane.carry(self, m, train)
-                return
-            take(m)
-            for _ in range(appetite - 1):
-                take(read(fd, READ_SIZE))
-            self._appetite = min(2 * appetite, budget // (len(frames[-1]) + FRAME_WEIGHT))
+            leisure = loop.unhurried and self._straight
+            budget = BUDGET * LEISURE if leisure else BUDGET
+            if (
+                lane is not None
+                and (appetite == 1 or (len(m) >= LONG and not self._stale_until))
+                and lane.leads(m)
+            ):
+                more = 0 if appetite == 1 else TRAIN if leisure else TRAIN // 8
+            else:
+                take(m)
+                appetite = min(
+                    appetite, budget // (len(m) + FRAME_WEIGHT)
+                )  # the last round may have had leisure
+                for _ in range(appetite - 1):
+                    take(read(fd, READ_SIZE))
+                self._appetite = min(2 * appetite, budget // (len(frames[-1]) + FRAME_WEIGHT))
         except BlockingIOError:
             self._appetite = max(1, len(frames))
             settled = bool(self._stale_until) and time.monotonic() > self._stale_until
@@ -312,7 +320,12 @@ class Express(Driver):
             if error.errno not in (errno.EBADFD, errno.EIO):
                 _log.error("%s: the kernel gives no frame: %s", self.name, error)
             self._loop.remove_reader(fd)  # the device was deleted under us
-        if frames:
+        if lane is not None and more is not None:
+            self._appetite = 2
+            if not more and lane.peer._round == now:
+                self._answers = True
+            lane.carry(self, m, more)
+        elif frames:
             self.taken += len(frames)
             self._express(frames)
         if settled:  # all that was queued before is through
@@ -327,7 +340,7 @@ class Express(Driver):
         wire on, see ``_way`` and ``_straight_to``; else ``end.send`` takes them.
         """
         ifp, end = self.ifp, self.end
-        self._lane = None
+        self._lane, self._straight = None, False
         if end is None or not self._running or not ifp.plain or ifp.if_bpf or not self._sends_straight():
             ifp.kernel.giant.turns += 1
             count, transmit = ifp.if_addrhead.count_output, ifp.transmit_mbuf
@@ -360,6 +373,7 @@ class Express(Driver):
         ifp.if_opackets += len(frames)
         way = self._way(end, head, frames)
         if way is not None:
+            self._straight = end.gate is None
             alone = len(frames) == 1 or octets >= LONG * len(frames)
             if pair and alone and (accepts == ACCEPTS_ALL or not accepts):
                 self._lane = _Lane.along(self, way, head, pair)

@@ -12,6 +12,7 @@ import ctypes
 import errno
 import os
 import platform
+import sys
 from array import array
 from collections.abc import Sequence
 from itertools import accumulate
@@ -64,13 +65,17 @@ class _Calls:
         lengths = list(map(len, buffers))
         *starts, end = accumulate(lengths, initial=self._base)
         octets, count = end - self._base, len(buffers)
-        if octets > _STAGE or count > MOST:
-            return None
+        if (octets > _STAGE or count > MOST) and count > 1:
+            half = count // 2
+            first = self.write(fd, buffers[:half])
+            return first and first + (
+                self.write(fd, buffers[half:]) or [_write(fd, b) for b in buffers[half:]]
+            )
         self._octets[:octets] = b"".join(buffers)
         words = self._words
         if fd != self._fd:
-            self._fd = fd
             words[2::8] = array("Q", [_IOCB_CMD_PWRITE | fd << 32]) * MOST
+            self._fd = fd
         words[3 : 8 * count : 8] = array("Q", starts)
         words[4 : 8 * count : 8] = array("Q", lengths)
         pointers, events = self._arguments
@@ -80,8 +85,8 @@ class _Calls:
         results: list[int] = []
         while (left := taken - len(results)) > 0:
             found = _io_getevents(self._getevents, self._context, left, left, events, None)
-            if found < 0 and ctypes.get_errno() != errno.EINTR:
-                break  # they are written all the same
+            if found < 0 and (code := ctypes.get_errno()) != errno.EINTR:
+                raise OSError(code, f"io_getevents: {os.strerror(code)}")
             results += self._results[: max(0, found)].tolist()
         return results + [_write(fd, buffer) for buffer in buffers[taken:]]
 
@@ -101,14 +106,15 @@ class Batch:
 
     def __init__(self) -> None:
         self._calls: _Calls | None = None
-        self._refused = platform.machine() not in _NUMBERS
+        self._refused = platform.machine() not in _NUMBERS or sys.maxsize < 1 << 32  # which has other numbers
 
     def write(self, fd: int, buffers: Sequence[bytes]) -> list[int] | None:
         """Write each of ``buffers`` by itself to ``fd``, a TAP's, in their order.
 
         Returns what ``write(2)`` would for each: its octets, or a negative errno. None,
         and nothing was written, where that cannot be done: on a kernel that has no
-        native asynchronous I/O or refuses it, for more than 256 buffers or 512 KiB.
+        native asynchronous I/O or refuses it. More than 256 buffers, or 512 KiB, take
+        more than one call.
         """
         if self._refused or fd < 0:
             return None

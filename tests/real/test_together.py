@@ -8,18 +8,22 @@ import socket
 import threading
 import types
 from functools import partial
+from pathlib import Path
 
 import psutil
 import pytest
 
+from iflab import Lab
+from iflab.drivers import express
 from iflab.engine import Engine
 from iflab.linux import Batch, Netns, Tap, aio
 from iflab.net import Kernel
 
-from ..linux_tools import eventually, without_ipv6
+from ..linux_tools import eventually, kernel_has, without_ipv6
 from ..patience import PATIENCE
 
 FRAME = bytes(10) + b"\xff" * 6 + bytes(54)
+UDP_SEGMENT = 103  # include/uapi/linux/udp.h
 CHUNKS, WAITING = 20, 400
 """Datagrams that wait together, fewer than a TAP's queue takes (1,000)."""
 
@@ -62,18 +66,45 @@ def test_one_file_after_another(batch, messages):
 
 
 @pytest.mark.parametrize(
-    "buffers", [[b"x"] * (aio.MOST + 1), [bytes(65536)] * 9], ids=["too many", "too long"]
+    ("length", "count"), [(1, 3 * aio.MOST + 1), (65536, 20), (8952, 240)], ids=["many", "long", "jumbo"]
 )
-def test_what_does_not_fit_is_not_begun(batch, messages, buffers):
+def test_what_does_not_fit_in_one_call_takes_more(batch, tmp_path, length, count):
+    path = tmp_path / "file"
+    buffers = [number.to_bytes(2, "big") + bytes(length) for number in range(count)]
+
+    with path.open("ab", buffering=0) as file:  # where each write goes to the end
+        assert batch.write(file.fileno(), buffers) == [length + 2] * count
+
+    assert path.read_bytes() == b"".join(buffers)
+
+
+def test_what_the_kernel_did_not_take_at_once_is_written_all_the_same(batch, messages, monkeypatch):
     one, other = messages
-    assert batch.write(one.fileno(), buffers) is None
-    with pytest.raises(BlockingIOError):
-        other.recv(200)
+    submit = aio._io_submit
+    monkeypatch.setattr(aio, "_io_submit", lambda number, context, count, at: submit(number, context, 3, at))
+
+    assert batch.write(one.fileno(), [bytes(number) for number in range(1, 9)]) == list(range(1, 9))
+    assert [len(other.recv(200)) for _ in range(8)] == list(range(1, 9))
+
+
+def test_when_the_kernel_takes_the_first_half_only_the_rest_goes_one_by_one(batch, tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    submit, left = aio._io_submit, [1]
+    monkeypatch.setattr(aio, "_io_submit", lambda *words: submit(*words) if left and left.pop() else -1)
+    buffers = [number.to_bytes(2, "big") for number in range(2 * aio.MOST)]
+
+    with path.open("ab", buffering=0) as file:
+        assert batch.write(file.fileno(), buffers) == [2] * len(buffers)
+
+    assert left == []
+    assert path.read_bytes() == b"".join(buffers)
 
 
 def test_closed_it_writes_no_more(batch, messages):
     one, _ = messages
+    contexts = Path("/proc/sys/fs/aio-nr")
     assert batch.write(one.fileno(), [b"x"]) == [1]
+    assert int(contexts.read_text()) > 0
     batch.close()
     assert batch.write(one.fileno(), [b"x"]) is None
     batch.close()
@@ -82,6 +113,16 @@ def test_closed_it_writes_no_more(batch, messages):
 def test_a_closed_file_takes_nothing(batch):
     assert batch.write(2**20, [b"x", b"y"]) is None
     assert batch.write(-1, [b"x", b"y"]) is None
+
+
+def test_a_lab_that_ends_gives_back_what_it_took():
+    with Lab(control=False) as lab:
+        alice, bob, _ = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+        together(bob.nics["em0"])
+        assert alice.ping("192.0.2.2").received == 1
+        flood(alice, bob)
+        assert lab.engine.batch._calls is not None
+    assert lab.engine.batch._calls is None
 
 
 def test_a_kernel_that_refuses_is_not_asked_again(batch, messages, monkeypatch):
@@ -191,7 +232,20 @@ def test_a_nic_that_is_disturbed_while_it_writes_does_so_together(pair, monkeypa
     assert bob.nics["em0"].if_softc._together == bool(switches)
 
 
-def test_what_a_host_that_goes_down_does_not_take_is_an_error_each(pair):
+@pytest.mark.parametrize("as_one", [True, False], ids=["together", "one by one"])
+def test_each_frame_that_the_kernel_refuses_is_an_error(pair, as_one):
+    _, bob, _ = pair
+    em0 = bob.nics["em0"]
+    nic = em0.if_softc
+    together(em0, as_one)
+    with bob.lab.lock:
+        bob.run("ip link set em0 down", check=True)
+        errors, refused = em0.if_ierrors, nic.refused
+        nic._write([FRAME] * 20)
+        assert (em0.if_ierrors - errors, nic.refused - refused) == (20, 20)
+
+
+def test_a_host_that_goes_down_and_comes_back_loses_no_account(pair):
     alice, bob, cable = pair
     em0 = bob.nics["em0"]
     together(em0)
@@ -256,6 +310,103 @@ def test_turns_are_long_when_nobody_else_waits(waiting, due, unhurried):
     assert found == [unhurried] * waiting
 
 
+def turn(lab, nic, send, *, unhurried, appetite, straight=True):
+    """Have frames wait for one turn of a NIC's; returns how many it took."""
+    with lab.lock:
+        send()
+        lab.engine.unhurried, nic._straight = unhurried, straight
+        nic._appetite, nic._round = appetite, lab.engine.rounds
+        before = nic.taken
+        nic._readable()
+        return nic.taken - before
+
+
+@pytest.mark.parametrize(
+    ("unhurried", "straight", "most"),
+    [(True, True, 253), (False, True, 63), (True, False, 63)],
+    ids=["nobody else waits", "somebody waits", "a hook looks"],
+)
+def test_a_turn_keeps_to_the_budget_of_its_own_round(pair, unhurried, straight, most):
+    alice, _, _ = pair
+    nic = alice.nics["em0"].if_softc
+    with alice.socket(socket.AF_INET, socket.SOCK_DGRAM) as source:
+
+        def send():
+            for _ in range(400):
+                source.sendto(bytes(20), ("192.0.2.2", 9))
+
+        taken = turn(alice.lab, nic, send, unhurried=unhurried, appetite=400, straight=straight)
+    assert taken == most
+
+
+def test_a_hook_has_short_turns(pair):
+    alice, _, cable = pair
+    nic = alice.nics["em0"].if_softc
+    assert alice.ping("192.0.2.2", count=3, interval=0).received == 3
+    assert nic._straight
+    cable.add_hook(lambda frame: None)
+    assert alice.ping("192.0.2.2").received == 1
+    assert not nic._straight
+
+
+@pytest.mark.parametrize(
+    ("unhurried", "waiting", "taken", "appetite"),
+    [(True, 100, 64 + 1, 2), (False, 100, 8 + 1, 2), (True, 1, 1, 1), (True, 5, 5, 2)],
+    ids=["at leisure", "somebody waits", "one", "a few"],
+)
+def test_super_frames_go_in_trains(pair, monkeypatch, unhurried, waiting, taken, appetite):
+    if not kernel_has("offload USO"):
+        pytest.skip("this kernel cuts super-frames of UDP itself")
+    alice, bob, cable = pair
+    sender, receiver = alice.nics["em0"], bob.nics["em0"]
+    nic = sender.if_softc
+    trains = []
+    carry = express._Lane.carry
+
+    def counted(lane, nic, m, more=0):
+        trains.append(more)
+        carry(lane, nic, m, more)
+
+    with alice.socket(socket.AF_INET, socket.SOCK_DGRAM) as source:
+        source.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1400)
+
+        def send(count=waiting):
+            for _ in range(count):
+                source.sendto(bytes(40 * 1400), ("192.0.2.2", 9))
+
+        turn(alice.lab, nic, lambda: send(2), unhurried=True, appetite=2)  # the way is found
+        eventually(lambda: sender.if_opackets == kernel(alice).packets_sent)
+        with alice.lab.lock:
+            lane = nic._lane
+            assert lane is not None
+            lane.turns, nic._stale_until = alice.lab.lock.turns, 0.0
+            monkeypatch.setattr(express._Lane, "carry", counted)
+            before = sender.if_opackets, receiver.if_ipackets, receiver.if_ibytes
+            send()
+            alice.lab.engine.unhurried = unhurried
+            nic._appetite, nic._round = 2, alice.lab.engine.rounds
+            nic._readable()
+            monkeypatch.undo()
+            assert trains == [taken - 1 if waiting > taken else 64]
+            assert nic._appetite == appetite
+            assert nic.taken == sender.if_opackets
+            found = sender.if_opackets, receiver.if_ipackets, receiver.if_ibytes
+            assert [now - then for now, then in zip(found, before, strict=True)] == [
+                taken,
+                taken,
+                taken * (40 * 1400 + 42),
+            ]
+            nic._stale_until = 1e12  # now something may be among them that must be finished first
+            lane.turns = alice.lab.lock.turns
+            nic._lane, nic._round = lane, alice.lab.engine.rounds
+            monkeypatch.setattr(express._Lane, "carry", counted)
+            send(2)
+            nic._readable()
+            nic._stale_until = 0.0
+            assert len(trains) == 1
+    assert cable.account().balances()
+
+
 def test_super_frames_are_carried_one_after_the_other(pair):
     alice, bob, cable = pair
     size = 200 << 20
@@ -288,10 +439,9 @@ def test_super_frames_are_carried_one_after_the_other(pair):
         thread.join()
 
     assert got == size
-    eventually(lambda: cable.account().in_flight == 0)
     (alice_before, bob_before), (opackets, ipackets) = begun
-    assert sent.if_opackets - opackets == kernel(alice).packets_sent - alice_before.packets_sent
-    assert received.if_ipackets - ipackets == kernel(bob).packets_recv - bob_before.packets_recv
+    eventually(lambda: sent.if_opackets - opackets == kernel(alice).packets_sent - alice_before.packets_sent)
+    eventually(lambda: received.if_ipackets - ipackets == kernel(bob).packets_recv - bob_before.packets_recv)
     frames = sent.if_opackets - opackets
     assert size / frames > 16384, "no super-frames"
     assert cable.account().balances()
