@@ -74,7 +74,9 @@ longer: another cable's ping under a flood of small datagrams 0.7 ms instead of 
 """
 
 LONG = 16384
-"""Octets from which on frames are carried one by one even when there are more ..."""
+"""Octets from which on frames are carried one by one even when there are more, or else in short turns: many of them fit
+in no cache ...
+"""
 
 TRAIN = 64
 """... up to so many, with the same leisure."""
@@ -297,22 +299,24 @@ class Express(Driver):
         self._round = now + 1
         try:
             m = read(fd, READ_SIZE)
-            leisure = loop.unhurried and self._straight
-            budget = BUDGET * LEISURE if leisure else BUDGET
-            if (
-                lane is not None
-                and (appetite == 1 or (len(m) >= LONG and not self._stale_until))
-                and lane.leads(m)
-            ):
-                more = 0 if appetite == 1 else TRAIN if leisure else TRAIN // 8
+            if appetite == 1:
+                if lane is not None and lane.leads(m):
+                    more = 0
+                else:
+                    take(m)
+                self._appetite = 2
             else:
-                take(m)
-                appetite = min(
-                    appetite, budget // (len(m) + FRAME_WEIGHT)
-                )  # the last round may have had leisure
-                for _ in range(appetite - 1):
-                    take(read(fd, READ_SIZE))
-                self._appetite = min(2 * appetite, budget // (len(frames[-1]) + FRAME_WEIGHT))
+                leisure = loop.unhurried and self._straight
+                if len(m) >= LONG and lane is not None and not self._stale_until and lane.leads(m):
+                    more = TRAIN if leisure else TRAIN // 8
+                    self._appetite = 2
+                else:
+                    take(m)
+                    budget = BUDGET * LEISURE if leisure and len(m) < LONG else BUDGET
+                    # The last round may have had more leisure.
+                    for _ in range(min(appetite, budget // (len(m) + FRAME_WEIGHT)) - 1):
+                        take(read(fd, READ_SIZE))
+                    self._appetite = min(2 * appetite, budget // (len(frames[-1]) + FRAME_WEIGHT))
         except BlockingIOError:
             self._appetite = max(1, len(frames))
             settled = bool(self._stale_until) and time.monotonic() > self._stale_until
@@ -321,7 +325,6 @@ class Express(Driver):
                 _log.error("%s: the kernel gives no frame: %s", self.name, error)
             self._loop.remove_reader(fd)  # the device was deleted under us
         if lane is not None and more is not None:
-            self._appetite = 2
             if not more and lane.peer._round == now:
                 self._answers = True
             lane.carry(self, m, more)
@@ -340,8 +343,9 @@ class Express(Driver):
         wire on, see ``_way`` and ``_straight_to``; else ``end.send`` takes them.
         """
         ifp, end = self.ifp, self.end
-        self._lane, self._straight = None, False
+        self._lane = None
         if end is None or not self._running or not ifp.plain or ifp.if_bpf or not self._sends_straight():
+            self._straight = False
             ifp.kernel.giant.turns += 1
             count, transmit = ifp.if_addrhead.count_output, ifp.transmit_mbuf
             if ifp.if_claims:
@@ -372,8 +376,8 @@ class Express(Driver):
             return
         ifp.if_opackets += len(frames)
         way = self._way(end, head, frames)
+        self._straight = way is not None and end.gate is None
         if way is not None:
-            self._straight = end.gate is None
             alone = len(frames) == 1 or octets >= LONG * len(frames)
             if pair and alone and (accepts == ACCEPTS_ALL or not accepts):
                 self._lane = _Lane.along(self, way, head, pair)
