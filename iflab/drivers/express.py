@@ -93,6 +93,9 @@ _STAY = 1024
 _MOST_HOPS = 8
 """Bridges that frames pass together."""
 
+_HOPS_FOR = 0.1
+"""Seconds for which a way through bridges is remembered, which forget who is not heard for a second, at the least."""
+
 _MOST_ANSWERS = 16
 """Frames to and fro before the others have their turn."""
 
@@ -145,11 +148,14 @@ def _in_common(frames: list[Mbuf]) -> tuple[bytes, bytes, int]:
 class _Lane:
     """The straight way of the IPv4 frames of one pair of addresses, remembered by the NIC that sends them.
 
-    As long as nobody took the lab's lock it is as it was: between two NICs on a wire
-    with nothing in between.
+    As long as nobody took the lab's lock it is as it was: between two NICs on a wire,
+    or through bridges that have nothing else to do with such frames.
     """
 
-    __slots__ = ("flags", "flow", "giant", "head", "ifp", "pair", "peer", "sent_from", "sent_to", "turns")
+    __slots__ = (
+        *("flags", "flows", "giant", "head", "hops", "ifp", "pair", "peer", "sent_from", "sent_to", "turns"),
+        "until",
+    )
 
     giant: Giant
     turns: int
@@ -160,18 +166,29 @@ class _Lane:
     head: bytes
     pair: bytes
     peer: Express
-    flow: Flow
+    flows: list[Flow]
+    """Of the wires on the way."""
+    hops: list[tuple[Express, tuple[Any, Any], Express, int]]
+    """At each bridge: the NIC that frames come in by, the members, the NIC that they go out by, its driver's flags."""
+    until: float
+    """When the bridges want to hear again that the sender is there."""
     sent_from: Ifaddr | None
     sent_to: Ifaddr | None
 
     @classmethod
     def along(cls, nic: Express, way: _Way, head: bytes, pair: bytes) -> _Lane | None:
-        """Remember ``way``; None where somebody on it wants to see each frame."""
-        (end, *more), _, peer = way
-        if more or end.gate is not None or end.listeners:
+        """Remember ``way``; None where somebody on it wants to see each frame, or wants it finished."""
+        ends, hops, peer = way
+        if any(end.gate is not None or end.listeners for end in ends):
+            return None
+        if any(end.accepts != ACCEPTS_ALL for end in ends[1:]):
             return None
         lane = cls()
-        lane.ifp, lane.peer, lane.flow, lane.head, lane.pair = nic.ifp, peer, end.flow, head, pair
+        lane.ifp, lane.peer, lane.head, lane.pair = nic.ifp, peer, head, pair
+        lane.flows = [end.flow for end in ends]
+        outs: list[Express] = [hop[1].ifp.if_softc for _, hop in hops]
+        lane.hops = [(*hop, out, out.ifp.if_drv_flags) for hop, out in zip(hops, outs, strict=True)]
+        lane.until = time.monotonic() + _HOPS_FOR
         lane.giant = nic.ifp.kernel.giant
         lane.turns = lane.giant.turns
         lane.flags = nic.ifp.if_drv_flags
@@ -186,6 +203,12 @@ class _Lane:
             and m[PKTHDR : PKTHDR + 14] == self.head
             and m[36:44] == self.pair
             and self.ifp.if_drv_flags == self.flags
+            and (not self.hops or self._bridged())
+        )
+
+    def _bridged(self) -> bool:
+        return time.monotonic() < self.until and all(
+            out.ifp.if_drv_flags == flags for _, _, out, flags in self.hops
         )
 
     def carry(self, nic: Express, m: Mbuf, more: int = 0) -> None:
@@ -195,16 +218,19 @@ class _Lane:
         """
         lane, train = self, more
         for left in reversed(range(more + 1 if train else _MOST_ANSWERS)):
-            ifp, peer, flow, octets = lane.ifp, lane.peer, lane.flow, len(m) - PKTHDR
+            ifp, peer, octets = lane.ifp, lane.peer, len(m) - PKTHDR
             nic.taken += 1
             ifp.if_opackets += 1
             ifp.if_obytes += octets
             if (ifa := lane.sent_from) is not None:
                 ifa.ifa_opackets += 1
                 ifa.ifa_obytes += octets - 14
-            flow.sent += 1
-            flow.octets += octets
-            flow.delivered += 1
+            for flow in lane.flows:
+                flow.sent += 1
+                flow.octets += octets
+                flow.delivered += 1
+            for into, hop, _, _ in lane.hops:
+                into.hopped(hop, 1, octets)
             ifp = peer.ifp
             ifp.if_ipackets += 1
             ifp.if_ibytes += octets
@@ -450,9 +476,7 @@ class Express(Driver):
                 flow.octets += octets
                 flow.delivered += len(frames)
             for nic, hop in hops:
-                nic.ifp.if_ipackets += len(frames)
-                nic.ifp.if_ibytes += octets
-                nic.ifp.if_bridge.carried(*hop, len(frames), octets)
+                nic.hopped(hop, len(frames), octets)
             peer._take(frames, pair, octets)
             return
         # The hook looks at all of them first: frames that are written in one go cost their host less.
@@ -467,6 +491,13 @@ class Express(Driver):
                 passed = []
                 rest()
         peer._take(passed, pair)
+
+    def hopped(self, hop: tuple[Any, Any], count: int, octets: int) -> None:
+        """So many frames came in here and went on through the bridge."""
+        ifp = self.ifp
+        ifp.if_ipackets += count
+        ifp.if_ibytes += octets
+        ifp.if_bridge.carried(*hop, count, octets)
 
     def _take(self, frames: list[Mbuf], pair: bytes, octets: int | None = None) -> None:
         """Hand frames that came straight to the host; they have the addresses ``pair``, or any."""

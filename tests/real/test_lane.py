@@ -1,6 +1,7 @@
 """Frames that come one by one go a remembered way, until the lab changes: counted and judged like all others."""
 
 import socket
+import time
 from collections import Counter
 
 import psutil
@@ -9,6 +10,7 @@ import pytest
 from iflab.net import IFF
 
 from ..linux_tools import eventually, without_ipv6
+from ..patience import PATIENCE
 
 REQUESTS = 300
 
@@ -142,3 +144,139 @@ def test_filter_and_mac_hold_for_the_next_frame(pair):
     assert alice.ping("192.0.2.2", timeout=0.05).received == 0
 
     assert em0.if_softc.filtered == filtered + 1
+
+
+# through switches
+
+
+@pytest.fixture
+def switched(lab):
+    """Alice, a switch, another one, and bob; their kernels send nothing unasked."""
+    alice, bob = lab.host("alice"), lab.host("bob")
+    left, right = lab.switch("left", ports=3), lab.switch("right", ports=3)
+    lab.cable(alice.nic("em0", "192.0.2.1/24"), left[0])
+    between = lab.cable(left[1], right[1])
+    lab.cable(right[0], bob.nic("em0", "192.0.2.2/24"))
+    lab.wait_links()
+    without_ipv6(alice, bob)
+    for host, other in ((alice, bob), (bob, alice)):
+        number = "192.0.2.1" if other is alice else "192.0.2.2"
+        mac = other.nics["em0"].lladdr.hex(":")
+        host.run(f"ip neigh replace {number} lladdr {mac} nud permanent dev em0", check=True)
+
+    def settled():  # nothing is left that was sent before its NIC knew who looks
+        assert alice.ping("192.0.2.2", count=10, interval=0).received == 10
+        return not any(host.nics["em0"].if_softc._stale_until for host in (alice, bob))
+
+    eventually(settled)
+    assert alice.ping("192.0.2.2", count=10, interval=0).received == 10
+    return alice, bob, left, right, between
+
+
+def test_what_goes_through_switches_is_counted_at_each_port(switched):
+    alice, bob, left, right, between = switched
+    ports = [left[0], left[1], right[1], right[0]]
+    bridges = [left.bridge.ifp, right.bridge.ifp]
+
+    def counts():
+        found = []
+        for ifp in (alice.nics["em0"], *ports, bob.nics["em0"]):
+            found += [ifp.if_ipackets, ifp.if_opackets, ifp.if_ibytes, ifp.if_obytes]
+        found += [bridge.if_ipackets for bridge in bridges]
+        return [*found, between.account().delivered, between.account().octets]
+
+    before = counts()
+    assert alice.ping("192.0.2.2", count=REQUESTS, interval=0).received == REQUESTS
+
+    assert remembers(alice)
+    assert remembers(bob)
+    octets = REQUESTS * (14 + 20 + 8 + 56)
+    expected = [REQUESTS, REQUESTS, octets, octets] * 6 + [2 * REQUESTS] * 2 + [2 * REQUESTS, 2 * octets]
+    assert [now - then for now, then in zip(counts(), before, strict=True)] == expected
+    assert between.account().balances()
+
+
+@pytest.fixture
+def speak(switched):
+    """A function that sends datagrams to bob and has each come back, without the lab's lock; how many came."""
+    alice, bob, *_ = switched
+    with (
+        bob.socket(socket.AF_INET, socket.SOCK_DGRAM) as echo,
+        alice.socket(socket.AF_INET, socket.SOCK_DGRAM) as source,
+    ):
+        echo.bind(("192.0.2.2", 0))
+        to = echo.getsockname()
+        nic = alice.nics["em0"].if_softc
+
+        def send(count, timeout=0.3 * PATIENCE):
+            came = 0
+            for sock in (echo, source):
+                sock.settimeout(timeout)
+            for _ in range(count):
+                nic._appetite = 1  # one comes; after a pause it would look for more
+                source.sendto(b"x", to)
+                try:
+                    echo.sendto(*echo.recvfrom(100))
+                    came += len(source.recv(100))
+                except TimeoutError:
+                    continue
+            return came
+
+        assert send(20) == 20
+        assert remembers(alice)
+        yield send
+
+
+def test_a_switch_goes_on_hearing_who_speaks(switched, speak):
+    alice, _, left, _, _ = switched
+    (entry,) = [entry for entry in left.bridge.fdb if entry.mac == alice.nics["em0"].lladdr]
+
+    before = entry.heard
+    began = time.monotonic()
+    while time.monotonic() < began + 0.4:
+        assert speak(100) == 100
+    assert remembers(alice)
+    assert entry.heard - before > 0.3
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_port_of_a_switch_that_says_busy_is_believed_without_a_call(switched, speak, number):
+    _, _, left, right, _ = switched
+    port = (left[1], right[0])[number]
+    waiting = port.if_snd.ifq_len
+
+    assert speak(5) == 5
+    port.if_drv_flags |= IFF.OACTIVE
+    assert speak(3, timeout=0.05) == 0
+    assert port.if_snd.ifq_len == waiting + 3
+
+    port.if_drv_flags &= ~IFF.OACTIVE
+    port.if_softc.if_start(port)
+    assert speak(3) == 3
+
+
+def test_who_listens_or_has_a_say_between_switches_is_asked_from_the_next_frame(lab, switched, speak):
+    alice, _, left, _, between = switched
+    seen, heard = Counter(), []
+
+    with lab.tap(left[1], filter="udp") as sniffer:
+        assert speak(10) == 10
+        assert len(sniffer.packets()) == 20
+    tap = between.add_tap(lambda end, m: heard.append(m))
+    assert speak(10) == 10
+    assert len(heard) == 20
+    tap.remove()
+    between.add_hook(lambda frame: seen.update(["seen"]))
+    assert speak(10) == 10
+    assert seen["seen"] == 20
+    assert not remembers(alice)
+
+
+def test_a_way_on_which_frames_may_have_to_be_finished_is_not_remembered(switched, speak):
+    alice, bob, *_ = switched
+    bob.ifconfig("em0 -rxcsum -rxcsum6")
+
+    assert alice.ping("192.0.2.2", count=20, interval=0).received == 20  # pings leave nothing undone
+    assert not remembers(alice)
+    assert remembers(bob)
+    assert speak(10) == 10
