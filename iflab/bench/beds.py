@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from iflab.lab import Lab
-from iflab.linux import Netlink, Netns, Tap
+from iflab.linux import Netlink, Netns, Tap, ensure_privileges
 from iflab.linux.tap import TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_USO4, TUN_F_USO6
 
 from .core import Missing
@@ -174,6 +174,7 @@ class _Namespaces(Bed):
     """Two namespaces of the bed's own."""
 
     def __init__(self) -> None:
+        ensure_privileges()
         self.undo = contextlib.ExitStack()
         self.netns = tuple(Netns.create(name) for name in ("alice", "bob"))
         for netns in self.netns:

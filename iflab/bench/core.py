@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from typing import Any
 
-from iflab.linux import ensure_privileges
-
 __all__ = ["MEASURES", "Bench", "BenchError", "Missing", "Row", "run_measures"]
 
 
@@ -131,11 +129,10 @@ MEASURES: dict[str, str] = {
 
 
 def run_measures(bench: Bench) -> Iterator[Row]:
-    """Run the measures that ``bench.only`` names, or all. Raises ``BenchError`` for a name that is none, ``Missing``."""
+    """Run the measures that ``bench.only`` names, or all. Raises ``BenchError`` for a name that is none."""
     unknown = [name for name in bench.only if name not in MEASURES]
     if unknown:
         raise BenchError(f"there is no measure {unknown[0]!r}; there are {', '.join(MEASURES)}")
-    ensure_privileges()
     for name in bench.only or MEASURES:
         measure: _Measure = getattr(import_module(f".{MEASURES[name]}", __package__), name)
         bench.tell(name)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from iflab.linux import Netns
+from iflab.linux import Netns, ensure_privileges
 
 from .beds import Bed, CLoopBed, LabBed, ScapyBed, VdeBed, VethBed
 from .core import Bench, Missing, Row, figure
@@ -74,6 +74,7 @@ def _against(
 
 def _congestion_control() -> str:
     """The one of new hosts, which decides much of what a stream reaches."""
+    ensure_privileges()
     with Netns.create("probe") as netns, netns.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         name = probe.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
     return f"congestion control: {name.rstrip(bytes(1)).decode()}"

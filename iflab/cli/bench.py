@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,14 +20,14 @@ def bench_command(
     from iflab.bench import Bench, run_measures
 
     from .errors import HELD_NOT
+    from .places import check_places
     from .show import table
 
     def tell(text: str) -> None:
         if sys.stderr.isatty():
             print(f"\r\x1b[K{text} ...", end="", file=sys.stderr, flush=True)
 
-    if plot is not None and not plot.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(plot))
+    check_places(plot=plot)
     bench = Bench(runs or (3 if quick else 5), quick, tell, only)
     rows = list(run_measures(bench))
     if sys.stderr.isatty():

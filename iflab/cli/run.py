@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import code
-import errno
 import json
 import logging
 import os
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import HELD_NOT, USAGE
+from .places import check_places
 
 if TYPE_CHECKING:
     from iflab.capture import Capture
@@ -60,25 +60,6 @@ def _settings(pairs: list[str]) -> dict[str, str]:
     return settings
 
 
-def _check_places(**files: Path | None) -> None:
-    """Refuse files that nobody can write before the run instead of after it, and two that are one.
-
-    Raises ``OSError``, ``ScenarioError``.
-    """
-    from iflab.scenario import ScenarioError
-
-    taken: dict[str, str] = {}
-    for option, file in files.items():
-        if file is None:
-            continue
-        for wrong, number in ((not file.parent.is_dir(), errno.ENOENT), (file.is_dir(), errno.EISDIR)):
-            if wrong:
-                raise OSError(number, os.strerror(number), str(file))
-        other = taken.setdefault(os.path.realpath(file), option)
-        if other != option and (file.is_file() or not file.exists()):
-            raise ScenarioError(f"--{other} and --{option} would both write {file}; name another file")
-
-
 def run_command(
     which: str,
     pairs: list[str],
@@ -96,7 +77,7 @@ def run_command(
 
     record = _beside(pcap, record)
     _check_report(report)
-    _check_places(pcap=pcap, record=record, report=report)
+    check_places(pcap=pcap, record=record, report=report)
     scenario = find_scenario(which, watched=report is not None)
     return _run(scenario, _settings(pairs), pcap, record, report, seed, None, as_json)
 
@@ -125,7 +106,7 @@ def replay_command(
         )
     settings = {str(name): str(value) for name, value in record.about.get("parameters", {}).items()}
     _check_report(report)
-    _check_places(pcap=pcap, record=again, report=report)
+    check_places(pcap=pcap, record=again, report=report)
     scenario = find_scenario(str(which), watched=report is not None)
     return _run(scenario, settings, pcap, again, report, None, record, as_json)
 
@@ -197,9 +178,8 @@ def _run(
             print(outcome.details, file=sys.stderr)
         if replay is not None:
             show(ended, f"{lab.faults.replayed} of {replay.decisions} decisions were made again")
-        verdict = "held" if outcome.held else f"FAILED at {outcome.failure}"
-        if interruption is not None:
-            verdict = outcome.failure
+        failed = outcome.failure if interruption is not None else f"FAILED at {outcome.failure}"
+        verdict = "held" if outcome.held else failed
         show(ended, f"{scenario.name}: {verdict}  (--seed {outcome.seed}{chosen})")
     if recorder is not None and report is not None:
         recorder.write(report)  # last, so that a full disk hides no verdict

@@ -404,8 +404,8 @@ class Express(Driver):
         way = self._way(end, head, frames)
         self._straight = way is not None and end.gate is None
         if way is not None:
-            alone = len(frames) == 1 or octets >= LONG * len(frames)
-            if pair and alone and (accepts == ACCEPTS_ALL or not accepts):
+            one_by_one = len(frames) == 1 or octets >= LONG * len(frames)
+            if pair and one_by_one and (accepts == ACCEPTS_ALL or not accepts):
                 self._lane = _Lane.along(self, way, head, pair)
             self._straight_to(way, frames, pair, octets)
         else:

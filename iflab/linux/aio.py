@@ -17,6 +17,8 @@ from array import array
 from collections.abc import Sequence
 from itertools import accumulate
 
+from .syscalls import checked
+
 __all__ = ["MOST", "Batch"]
 
 MOST = 256
@@ -44,9 +46,7 @@ class _Calls:
     def __init__(self, numbers: tuple[int, int, int, int]) -> None:
         setup, self._destroy, self._getevents, self._submit = numbers
         self._context = ctypes.c_ulong(0)
-        if _io_setup(setup, MOST, ctypes.byref(self._context)):
-            code = ctypes.get_errno()
-            raise OSError(code, f"io_setup: {os.strerror(code)}")
+        checked(_io_setup(setup, MOST, ctypes.byref(self._context)), "io_setup")
         self._fd = -1
         self._stage = bytearray(_STAGE)
         self._octets = memoryview(self._stage)
@@ -84,10 +84,13 @@ class _Calls:
             return None
         results: list[int] = []
         while (left := taken - len(results)) > 0:
-            found = _io_getevents(self._getevents, self._context, left, left, events, None)
-            if found < 0 and (code := ctypes.get_errno()) != errno.EINTR:
-                raise OSError(code, f"io_getevents: {os.strerror(code)}")
-            results += self._results[: max(0, found)].tolist()
+            try:
+                found = checked(
+                    _io_getevents(self._getevents, self._context, left, left, events, None), "io_getevents"
+                )
+            except InterruptedError:
+                continue
+            results += self._results[:found].tolist()
         return results + [_write(fd, buffer) for buffer in buffers[taken:]]
 
     def close(self) -> None:

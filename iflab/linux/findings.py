@@ -72,23 +72,24 @@ def _tun() -> Finding:
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
-        what, _, remedy = no_tun(error).partition("; ")
-        return Finding("tun", False, True, what, remedy)
+        return _lacking("tun", no_tun(error))
     try:
-        if is_tun(fd):
-            return Finding("tun", True, True, path)
+        return Finding("tun", True, True, path) if is_tun(fd) else _lacking("tun", NOT_TUN.format(path))
     finally:
         os.close(fd)
-    what, _, remedy = NOT_TUN.format(path).partition("; ")
-    return Finding("tun", False, True, what, remedy)
+
+
+def _lacking(name: str, text: str) -> Finding:
+    """Something required is not there; ``text`` says so and, after a semicolon, the remedy."""
+    what, _, remedy = text.partition("; ")
+    return Finding(name, False, True, what, remedy)
 
 
 def _privileges() -> Finding:
     try:
         ensure_privileges()
     except Missing as error:
-        what, _, remedy = str(error).partition("; ")
-        return Finding("privileges", False, True, what, remedy)
+        return _lacking("privileges", str(error))
     where = "root in a user namespace" if in_user_namespace() else "root"
     return Finding("privileges", True, True, where)
 

@@ -13,6 +13,7 @@ __all__ = [
     "CLONE_NEWUTS",
     "MS_PRIVATE",
     "MS_REC",
+    "checked",
     "mount",
     "mount_detached",
     "sethostname",
@@ -41,7 +42,8 @@ _TFD_TIMER_ABSTIME = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _check(result: int, what: str) -> int:
+def checked(result: int, what: str) -> int:
+    """``result``, unless it is -1: then raises ``OSError`` with the errno that ``ctypes`` kept."""
     if result == -1:
         code = ctypes.get_errno()
         raise OSError(code, f"{what}: {os.strerror(code)}")
@@ -50,17 +52,17 @@ def _check(result: int, what: str) -> int:
 
 def unshare(flags: int) -> None:
     """Give the calling thread namespaces of its own (unshare(2)). Raises ``OSError``."""
-    _check(_libc.unshare(flags), "unshare")
+    checked(_libc.unshare(flags), "unshare")
 
 
 def setns(fd: int, kind: int) -> None:
     """Put the calling thread into the namespace that ``fd`` refers to (setns(2)). Raises ``OSError``."""
-    _check(_libc.setns(fd, kind), "setns")
+    checked(_libc.setns(fd, kind), "setns")
 
 
 def mount(source: str, target: str, kind: str | None, flags: int = 0) -> None:
     """Mount ``source`` on ``target`` (mount(2)). Raises ``OSError``."""
-    _check(
+    checked(
         _libc.mount(
             source.encode(), target.encode(), kind.encode() if kind else None, ctypes.c_ulong(flags), None
         ),
@@ -73,10 +75,12 @@ def mount_detached(kind: str) -> int:
 
     Raises ``OSError`` (fsopen(2), fsmount(2)): EPERM without the privilege, ENOSYS before Linux 5.2.
     """
-    context = _check(_libc.syscall(_SYS_FSOPEN, kind.encode(), _CLOEXEC), f"fsopen {kind}")
+    context = checked(_libc.syscall(_SYS_FSOPEN, kind.encode(), _CLOEXEC), f"fsopen {kind}")
     try:
-        _check(_libc.syscall(_SYS_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0), f"fsconfig {kind}")
-        return _check(_libc.syscall(_SYS_FSMOUNT, context, _CLOEXEC, 0), f"fsmount {kind}")
+        checked(
+            _libc.syscall(_SYS_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0), f"fsconfig {kind}"
+        )
+        return checked(_libc.syscall(_SYS_FSMOUNT, context, _CLOEXEC, 0), f"fsmount {kind}")
     finally:
         os.close(context)
 
@@ -84,7 +88,7 @@ def mount_detached(kind: str) -> int:
 def sethostname(name: str) -> None:
     """Set the host name of the calling thread's UTS namespace, at most 64 octets. Raises ``OSError``."""
     octets = name.encode()[:64]
-    _check(_libc.sethostname(octets, len(octets)), "sethostname")
+    checked(_libc.sethostname(octets, len(octets)), "sethostname")
 
 
 class _Timespec(ctypes.Structure):
@@ -97,7 +101,7 @@ class _Itimerspec(ctypes.Structure):
 
 def timerfd_create() -> int:
     """Make a timer file descriptor on the monotonic clock (timerfd_create(2)); Python has it from 3.13 on."""
-    return _check(_libc.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC), "timerfd_create")
+    return checked(_libc.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC), "timerfd_create")
 
 
 def timerfd_settime(fd: int, deadline: float | None) -> None:
@@ -106,4 +110,4 @@ def timerfd_settime(fd: int, deadline: float | None) -> None:
     if deadline is not None:
         nanoseconds = max(1, round(deadline * 1e9))  # 0 would disarm it
         spec.it_value.tv_sec, spec.it_value.tv_nsec = divmod(nanoseconds, 1_000_000_000)
-    _check(_libc.timerfd_settime(fd, _TFD_TIMER_ABSTIME, ctypes.byref(spec), None), "timerfd_settime")
+    checked(_libc.timerfd_settime(fd, _TFD_TIMER_ABSTIME, ctypes.byref(spec), None), "timerfd_settime")
