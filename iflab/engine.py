@@ -143,6 +143,8 @@ class Engine:
         self._timer = TimerFd()
         self._stopping = False
         self._resting = False
+        self._turnstile = threading.Lock()
+        """Held while the engine, rested, waits for the lab's lock."""
         self.add_reader(self._bell, self._rung, frames=True)
         self.add_reader(self._timer.fileno(), self._timer.clear, frames=True)
         tasks.on_work = self.wake
@@ -199,6 +201,15 @@ class Engine:
         """Let what comes next wait for ``REST`` seconds, once; a call that is due does not wait."""
         self._resting = True
 
+    def give_way(self) -> None:
+        """Let the engine, rested, have the lock before the caller takes it again; not with the lock held.
+
+        A lock goes to whoever asks first when it is free: one who lets go of it and
+        takes it again at once keeps out another who has to be woken.
+        """
+        with self._turnstile:
+            pass
+
     def add_reader(self, fd: int, fn: Callable[[], None], *, frames: bool = False) -> None:
         """Call ``fn``, with the lock held, whenever ``fd`` is readable.
 
@@ -240,7 +251,10 @@ class Engine:
                 events = self._wait(poll)
             if self._resting:
                 events = self._rest(poll)
-            take()
+                with self._turnstile:
+                    take()
+            else:
+                take()
             try:
                 self.rounds += 1
                 self.unhurried = len(events) <= 2

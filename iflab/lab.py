@@ -44,6 +44,7 @@ from iflab.linux import (
     Tap,
     ensure_privileges,
     explained,
+    new_namespace,
     open_tun,
     raise_fd_limit,
 )
@@ -62,7 +63,7 @@ from iflab.net import (
 )
 from iflab.net.driver import DeadDriver
 from iflab.net.flags import IF_MAXMTU, IF_MINMTU
-from iflab.stack import LinuxStack, Listener, new_namespace
+from iflab.stack import LinuxStack, Listener
 from iflab.switch import Switch
 from iflab.wire import Cable, Port, Segment, Wire
 
@@ -318,16 +319,22 @@ class Lab:
         """
         self._check_open()
         _check_name(name, "host")
+        self._give_way()
         with self.lock, explained():
             self._check_new(name)
             return self._host(name, self._namespace(name))
+
+    def _give_way(self) -> None:
+        """Let the engine have its turn while many hosts are built."""
+        if self._building and not self.lock.owned():
+            self.engine.give_way()
 
     def _namespace(self, name: str) -> Netns:
         """A namespace for a host of the lab's own."""
         if self._building:
             self._built += 1
             if self._built == MANY:
-                self._spares = Spares(new_namespace, f"{self.name}-spares")
+                self._spares = Spares()
                 _collecting.acquire()
             if self._built >= MANY:
                 self.engine.rest()
@@ -342,6 +349,7 @@ class Lab:
                 stack = LinuxStack(netns, self.engine.now, foreign)
                 vnet = self.kernel.vnet_alloc(name, stack)
                 stack.vnet = vnet
+                stack.unsettled = lambda: self._building > 0
                 stack.group_number, stack.group_name = self.group_number, self.group_name
                 self._listener.watch(stack)
             except BaseException:
@@ -461,6 +469,7 @@ class Lab:
     ) -> tuple[Host, Host, Cable]:
         """Make two hosts with a NIC ``em0`` each, addressed and up, and the cable between them."""
         # Of many it is made in one go: whoever lets go of the lock waits for the engine to be done with it.
+        self._give_way()
         with self.lock if self._building else contextlib.nullcontext():
             nics = []
             for name, addresses in zip(names, (one, other), strict=True):
@@ -507,7 +516,10 @@ class Lab:
             self._wait_operational(wire.ends, LINK_PATIENCE)
         elif len(self.wires) % BUILD_STEP == 0:
             with self.lock:
-                self._listener.readable()
+                for _ in range(5):
+                    self._listener.readable()
+                    if self._listener.monitor.drained:
+                        break
 
     @contextlib.contextmanager
     def building(self) -> Iterator[None]:

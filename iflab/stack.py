@@ -92,7 +92,7 @@ from iflab.net import (
 from iflab.net.ioctl import ifhwioctl
 from iflab.net.rtsock import AddrMessage, IfMessage, MaddrMessage, RouteMessage, RoutingMessage
 
-__all__ = ["LinuxStack", "Listener", "new_namespace"]
+__all__ = ["LinuxStack", "Listener"]
 
 _log = logging.getLogger("iflab.stack")
 
@@ -174,23 +174,6 @@ class _KernelRoute(Rtentry):
     row: Route = field(kw_only=True)
 
 
-def new_namespace(name: str = "", proc: int | None = None) -> Netns:
-    """Make a namespace that is fit for a ``LinuxStack``; ``proc`` as for ``sysctl``.
-
-    Raises ``OSError``; nothing is left behind then.
-    """
-    netns = Netns.create(name)
-    try:
-        with netns.entered(), Netlink(netns) as netlink:
-            # An address is usable at once: nobody else is on the wire.
-            sysctl(netns, "net.ipv6.conf.default.accept_dad", 0, proc)
-            netlink.link_set(1, up=True)
-    except BaseException:
-        netns.close()
-        raise
-    return netns
-
-
 class LinuxStack(Stack):
     """The kernel's IPv4, IPv6 and neighbours in one network namespace."""
 
@@ -204,6 +187,8 @@ class LinuxStack(Stack):
         self.vnet: Vnet
         self.nsid = -1
         self._now = now
+        self.unsettled: Callable[[], bool] = lambda: False
+        """True while hosts are still being made, so that nobody is asked yet whether he wants all groups."""
         self.hear: Callable[[], None] = lambda: None
         """Reads what the kernel told meanwhile; set by the ``Listener``."""
         self.journal = Journal(now)
@@ -226,6 +211,9 @@ class LinuxStack(Stack):
         """How many frames that miss the filter may still have them read from the kernel's lists, and as of when."""
         self._all_groups_looked = now()
         self._groups_heard = 0
+        self._hearers: dict[bytes, set[int]] = {}
+        self._hearers_at = -1
+        """The lock's turn in which they were read."""
         """Counts what was learned of groups, either way."""
         self._routes: list[Route] = []
         """As the present walk found them."""
@@ -1031,29 +1019,28 @@ class LinuxStack(Stack):
     def _look_for_group(self, tower: Iterable[Ifnet], mac: bytes) -> bool:
         """Look whether the host joined a group on one of these interfaces, and we do not know yet.
 
-        Notices that wait to be read come first. Memberships of packet sockets
-        are never told, those of IP only by Linux 6.14 and later: these are read
-        from the kernel's lists, each time, for a program may have joined since
-        the last. Only a flood of strange frames is not looked into one by one.
+        Memberships of packet sockets are never told, those of IP only by Linux 6.14
+        and later: the kernel's lists are read, each time, for a program may have
+        joined since the last. Only a flood of strange frames is not looked into one
+        by one; then what the kernel has told, and nobody has read yet, must do.
         """
-        before = self._groups_heard
-        self.hear()
-        if self._groups_heard != before:
-            return True
-        now = self._now()
+        now, turns = self._now(), self.vnet.kernel.giant.turns
         earned = (now - self._reads_counted) * _READS_A_SECOND
         self._reads_left, self._reads_counted = min(_READS_AT_ONCE, self._reads_left + earned), now
-        if self._reads_left < 1:
-            return False
-        self._reads_left -= 1
+        if self._hearers_at != turns:  # else they were read after this frame was sent: it came with others
+            if self._reads_left < 1:
+                return self._hear_of_groups()
+            self._reads_left -= 1
+            self._hearers, self._hearers_at = Netlink(self.netns).hearers(), turns
         ours = {ifp.if_softc.tap.ifindex: ifp for ifp in tower if ifp in self.interfaces()}
-        joined = Netlink(self.netns).hearers(mac) & ours.keys()
+        joined = self._hearers.get(mac.hex().encode(), set()) & ours.keys()
         if joined:
-            self.look_groups(ours[index] for index in joined)
+            if not self._hear_of_groups():
+                self.look_groups(ours[index] for index in joined)
             return True
-        # Most are of another kind: reports of groups, which no host joins. Or a program wants them all; that is
-        # two and a half times as dear to find out.
-        if now < self._all_groups_looked + _ALL_GROUPS_EVERY:
+        # Most are of another kind: reports of groups, which no host joins. Or a program wants them all; to find
+        # that out is two and a half times as dear.
+        if self.unsettled() or now < self._all_groups_looked + _ALL_GROUPS_EVERY:
             return False
         self._all_groups_looked = now
         try:
@@ -1062,6 +1049,12 @@ class LinuxStack(Stack):
             return any(wanted)
         except OSError:
             return False
+
+    def _hear_of_groups(self) -> bool:
+        """Hear what the kernel has told; True when groups were among it."""
+        before = self._groups_heard
+        self.hear()
+        return self._groups_heard != before
 
     def look_groups(self, ifps: Iterable[Ifnet]) -> None:
         """Read the groups of the namespace afresh and apply what differs to these interfaces."""

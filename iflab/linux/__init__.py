@@ -5,7 +5,7 @@ descriptors and goes with the process; nothing is written to the filesystem.
 
 ============  =======================================================
 ``Netns``     a network namespace
-``Spares``    namespaces made ahead
+``Spares``    namespaces for hosts, made ahead
 ``Tap``       an Ethernet NIC whose cable is a file descriptor
 ``Batch``     many writes in one system call
 ``Netlink``   a conversation with the kernel about one namespace
@@ -28,7 +28,7 @@ from .errors import InvalidName, KernelRefused, Missing, check_name
 from .files import create_private
 from .limits import explained, raise_fd_limit
 from .netns import Netns
-from .spares import Spares
+from .sysctl import sysctl
 from .tap import VNET_HDR_LEN, Tap, open_tun
 from .timerfd import TimerFd
 from .userns import ensure_privileges, in_user_namespace
@@ -36,8 +36,9 @@ from .userns import ensure_privileges, in_user_namespace
 if TYPE_CHECKING:
     from .findings import Finding, check
     from .monitor import Change, Monitor
-    from .netlink import Addr, Link, Maddr, Netlink, Route, sysctl
+    from .netlink import Addr, Link, Maddr, Netlink, Route
     from .process import Keeper
+    from .spares import Spares, new_namespace
 
 __all__ = [
     "VNET_HDR_LEN",
@@ -64,6 +65,7 @@ __all__ = [
     "ensure_privileges",
     "explained",
     "in_user_namespace",
+    "new_namespace",
     "open_tun",
     "raise_fd_limit",
     "sysctl",
@@ -80,8 +82,9 @@ _LATER = {
     "Monitor": "monitor",
     "Netlink": "netlink",
     "Route": "netlink",
+    "Spares": "spares",
     "check": "findings",
-    "sysctl": "netlink",
+    "new_namespace": "spares",
 }
 
 

@@ -43,6 +43,9 @@ _NETNSA_NSID, _NETNSA_FD = 1, 3
 _GROUPS = (1, 5, 9, 7, 11)  # link, IPv4 and IPv6 addresses, IPv4 and IPv6 routes
 _MCADDR_GROUPS = (37, 38)  # Linux 6.14
 _BUFFER = 32 << 20
+_FIRST_ID = 1 << 20
+"""Ids of namespaces count down from here. For every notice the kernel looks for the id of the namespace in a list, from
+the lowest on (``peernet2id`` in net/core/net_namespace.c): most come from those that were made last."""
 _SO_ATTACH_FILTER = 26
 _LD_HALF, _LD_OCTET, _EQUALS, _RETURN = 0x28, 0x30, 0x15, 0x06  # classic BPF (linux/filter.h)
 _TYPE, _TABLE, _LOCAL = 4, 20, 255
@@ -104,7 +107,7 @@ class Monitor:
         )
         self._questions = home.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
         self._sequence = 0
-        self._next_id = 0
+        self._next_id = _FIRST_ID
         self.has_mcaddr = True
         self.drained = False
         """The last ``read`` left nothing to be read."""
@@ -151,7 +154,7 @@ class Monitor:
                     raise
             else:
                 if number >= 0:
-                    self._next_id = number + 1
+                    self._next_id = number - 1
                     return number
         answer = self._ask(_RTM_GETNSID, 0, fd, netns)
         offset = 16 + 4

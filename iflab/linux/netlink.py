@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import functools
 import ipaddress
 import logging
@@ -32,7 +33,7 @@ from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from .errors import KernelRefused, check_name
-from .netns import Netns
+from .netns import Netns, inside
 
 __all__ = [
     "Addr",
@@ -47,7 +48,6 @@ __all__ = [
     "parse_link",
     "parse_maddr",
     "parse_route",
-    "sysctl",
 ]
 
 _T = TypeVar("_T")
@@ -398,12 +398,17 @@ def as_interface(address: str) -> ipaddress.IPv4Interface | ipaddress.IPv6Interf
 
 _log = logging.getLogger("iflab.linux")
 
+_SIOCGIFINDEX = 0x8933
+
 _LONGEST = 1 << 16
 """Octets of the longest answer; the kernel sends 32 KiB at most. What is longer is memory that is mapped each time."""
 
 
 class Netlink:
-    """A short conversation with the kernel about one namespace; use it in a ``with`` block, from one thread."""
+    """A short conversation with the kernel about one namespace; use it in a ``with`` block, from one thread.
+
+    Those that a thread has while it is inside the namespace use one socket, one after the other.
+    """
 
     def __init__(self, netns: Netns) -> None:
         self.netns = netns
@@ -412,6 +417,9 @@ class Netlink:
         self._batch: list[_Request] | None = None
 
     def __enter__(self) -> Netlink:
+        if inside.netns is self.netns and inside.talk is not None:
+            self._socket, inside.talk = inside.talk, None
+            return self
         sock = self.netns.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
         try:
             sock.setsockopt(SOL_NETLINK, NETLINK_EXT_ACK, 1)
@@ -430,9 +438,13 @@ class Netlink:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        sock, self._socket = self._socket, None
+        if sock is None:
+            return
+        if kind is None and inside.netns is self.netns and inside.talk is None:
+            inside.talk = sock  # all was answered: it is as good as new
+        else:
+            sock.close()
 
     def _open(self) -> socket.socket:
         if self._socket is None:
@@ -540,6 +552,11 @@ class Netlink:
         raise KernelRefused(errno.ENODATA, what)
 
     # links
+
+    def index_of(self, name: str) -> int:
+        """The index of a device. Raises ``OSError`` with its errno, unlike Python's own ``if_nametoindex``: ENODEV."""
+        answer = fcntl.ioctl(self._open(), _SIOCGIFINDEX, struct.pack("16s24x", os.fsencode(name)))
+        return int(struct.unpack_from("i", answer, 16)[0])
 
     def link_set(
         self,
@@ -840,10 +857,13 @@ class Netlink:
         what = f"neighbour {address} on device {index}"
         self._change(message, RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_EXCL, what)
 
-    def hearers(self, mac: bytes) -> set[int]:
-        """The devices whose chips are to let frames for the group ``mac`` in, whoever asked for it, by index."""
-        wanted = mac.hex().encode()
-        return {int(line.split()[0]) for line in self.netns.read_list("dev_mcast") if wanted in line}
+    def hearers(self) -> dict[bytes, set[int]]:
+        """The groups whose frames the chips are to let in, whoever asked for it: MAC as hexadecimal digits, devices."""
+        found: dict[bytes, set[int]] = {}
+        for line in self.netns.read_list("dev_mcast"):
+            index, *_, mac = line.split()
+            found.setdefault(mac, set()).add(int(index))
+        return found
 
     def maddrs(self) -> list[Maddr]:
         """Every membership of every device: link level, IPv4, IPv6 (from ``/proc/net`` of the namespace)."""
@@ -889,29 +909,3 @@ def _refusal(what: str, flags: int, data: bytes, offset: int, end: int) -> Kerne
         start = offset + 20 if flags & NLM_F_CAPPED else offset + 4 + ((length + 3) & ~3)
         words = _text(_attributes(data, start, end).get(_NLMSGERR_ATTR_MSG))
     return KernelRefused(code, what, words)
-
-
-def sysctl(netns: Netns, name: str, value: int | str | None = None, proc: int | None = None) -> str:
-    """Read ``net.ipv6.conf.em0.accept_dad`` or the like in a namespace, after setting it to ``value`` if given.
-
-    A part that holds dots itself is written with '/' between all parts. ``proc`` is a file
-    descriptor of another mount of proc than ``/proc``. Raises ``KernelRefused``; ``ValueError`` for
-    what is no setting below ``net``.
-    """
-    parts = name.split("/") if "/" in name else name.split(".")
-    if parts[0] != "net" or any(part in ("", ".", "..") for part in parts):
-        raise ValueError(f"{name!r} is no setting of a network namespace; those begin with 'net.'")
-    path = ("/proc/sys/" if proc is None else "sys/") + "/".join(parts)
-    with netns.entered():
-        try:
-            fd = os.open(path, (os.O_RDONLY if value is None else os.O_RDWR) | os.O_CLOEXEC, dir_fd=proc)
-            try:
-                if value is not None:
-                    os.write(fd, str(value).encode())
-                return os.pread(fd, _LONGEST, 0).decode().strip()
-            finally:
-                os.close(fd)
-        except OSError as error:
-            raise KernelRefused(
-                error.errno or 0, f"sysctl {name} in {netns.name or 'this namespace'}"
-            ) from error

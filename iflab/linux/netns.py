@@ -18,11 +18,27 @@ from types import TracebackType
 from .errors import KernelRefused
 from .syscalls import CLONE_NEWNET, setns, unshare
 
-__all__ = ["Netns"]
+__all__ = ["Netns", "inside"]
 
 _OWN = "/proc/thread-self/ns/net"
-_inside = threading.local()
-"""``netns``: the namespace that the thread has entered; to enter it again takes nothing."""
+
+
+class _Inside(threading.local):
+    """Where a thread is."""
+
+    netns: Netns | None = None
+    """The namespace that it has entered; to enter it again takes nothing."""
+    talk: socket.socket | None = None
+    """A netlink socket of that namespace which nobody uses at the moment."""
+
+    def leave(self) -> None:
+        """Close what was kept for the time inside."""
+        talk, self.talk = self.talk, None
+        if talk is not None:
+            talk.close()
+
+
+inside = _Inside()
 
 
 def _open_own() -> int:
@@ -40,7 +56,7 @@ class _Entered:
         self._outer: Netns | None = None
 
     def __enter__(self) -> None:
-        self._outer = getattr(_inside, "netns", None)
+        self._outer = inside.netns
         if self._outer is self._netns:
             return
         self._back = _open_own()
@@ -49,7 +65,8 @@ class _Entered:
         except BaseException:
             os.close(self._back)
             raise
-        _inside.netns = self._netns
+        inside.leave()
+        inside.netns = self._netns
 
     def __exit__(
         self,
@@ -60,8 +77,9 @@ class _Entered:
         if self._back < 0:
             return  # it was inside before
         try:
+            inside.leave()
             setns(self._back, CLONE_NEWNET)
-            _inside.netns = self._outer
+            inside.netns = self._outer
         except OSError as error:
             raise SystemError(
                 f"a thread cannot leave the network namespace {self._netns.name!r}: {error.strerror}; "
@@ -132,10 +150,16 @@ class Netns:
         """
         with self.entered():
             try:
-                with open(f"/proc/thread-self/net/{name}", "rb", buffering=0) as file:
-                    return file.readall().splitlines()
+                fd = os.open(f"/proc/thread-self/net/{name}", os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
                 return []
+            try:
+                parts = []
+                while part := os.read(fd, 1 << 16):
+                    parts.append(part)
+                return b"".join(parts).splitlines()
+            finally:
+                os.close(fd)
 
     def close(self) -> None:
         """Let go of the namespace; it lives on while sockets or processes are in it."""

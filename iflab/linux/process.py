@@ -42,7 +42,7 @@ from .syscalls import (
     unshare,
 )
 
-__all__ = ["DEATH_PATIENCE", "Keeper"]
+__all__ = ["DEATH_PATIENCE", "Keeper", "interpreter"]
 
 _log = logging.getLogger("iflab.linux")
 
@@ -70,8 +70,8 @@ for path in paths:
 """
 
 
-def _interpreter() -> str:
-    """A Python to run the keeper: the one that runs, even where its path is closed to this user."""
+def interpreter() -> str:
+    """A Python to run a helper: the one that runs, even where its path is closed to this user."""
     return sys.executable if os.access(sys.executable, os.X_OK) else "/proc/self/exe"
 
 
@@ -161,7 +161,7 @@ class Keeper:
         except OSError as error:
             raise Missing(f"a pid namespace is not to be had ({error.strerror}); run as root") from error
         self._process = subprocess.Popen(
-            [_interpreter(), "-I", "-S", "-c", _KEEPER],
+            [interpreter(), "-I", "-S", "-c", _KEEPER],
             stdin=read_end,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -1,8 +1,8 @@
 """Labs, hosts and programs in them."""
 
 import contextlib
-import errno
 import gc
+import itertools
 import os
 import signal
 import socket
@@ -14,9 +14,10 @@ import time
 import psutil
 import pytest
 
-from iflab import Lab, LabError, TapNic, stack
+import iflab.lab
+from iflab import Lab, LabError, TapNic
 from iflab.faults import FaultError, Loss
-from iflab.linux import InvalidName, KernelRefused, Netns, sysctl
+from iflab.linux import InvalidName, KernelRefused, sysctl
 from iflab.net import IFF
 from iflab.wire import WireError
 
@@ -495,47 +496,92 @@ def test_what_takes_more_than_a_second_is_told_as_it_goes_on(monkeypatch):
     assert len(told) == 2
 
 
-def spare_threads():
-    return [each.name for each in threading.enumerate() if each.name.endswith("-spares")]
+def helpers():
+    """Processes of ours that make namespaces ahead."""
+    return [
+        each for each in psutil.Process().children() if any("help_out" in word for word in each.cmdline())
+    ]
 
 
-def test_a_large_lab_is_built_of_namespaces_made_ahead_and_none_of_them_stays(lab, monkeypatch):
-    made = []
-    create = Netns.create.__func__
-    monkeypatch.setattr(
-        Netns,
-        "create",
-        classmethod(
-            lambda cls, name="": (made.append(threading.current_thread().name), create(cls, name))[1]
-        ),
-    )
+@pytest.fixture
+def own(monkeypatch):
+    """Names of hosts whose namespaces were not made ahead."""
+    names = []
+
+    def new_namespace(name=""):
+        names.append(name)
+        return made(name)
+
+    made = iflab.lab.new_namespace
+    monkeypatch.setattr("iflab.lab.new_namespace", new_namespace)
+    return names
+
+
+def test_a_large_lab_is_built_of_namespaces_made_ahead_and_none_of_them_stays(lab, own):
     lab.host("early").nic("em0")
     before = open_files(collect=True)
-    with lab.building():
-        for number in range(60):
-            lab.host(f"h{number}").nic("em0", f"10.0.0.{number + 1}/24")
-        assert spare_threads() == [f"{lab.name}-spares"]
-        assert not gc.isenabled()
-        eventually(lambda: made.count(f"{lab.name}-spares") > 4)
-        lab.host("late").nic("em0", "10.0.0.100/24")
+    names = (f"h{number}" for number in itertools.count(1))
 
-    with lab.lock:
-        assert open_files() == before + 2 * 61  # of each its namespace and its NIC
-    assert spare_threads() == []
+    def build():
+        name = next(names)
+        lab.host(name).nic("em0", f"10.0.{len(lab.hosts) >> 8}.{len(lab.hosts) & 255}/16")
+        return name not in own and name
+
+    with lab.building():
+        for _ in range(20):
+            build()
+        assert len(helpers()) == 1
+        assert not gc.isenabled()
+        ahead = [eventually(build) for _ in range(40)]  # more than are ready at once
+
+    assert helpers() == []
     assert gc.isenabled()
-    assert len({host.netns.inode for host in lab.hosts.values()}) == 62
-    assert lab.hosts["late"].netns.name == "late"
-    assert [row["ifname"] for row in ip(lab.hosts["late"], "link")] == ["lo", "em0"]
-    assert "UP" in kernel_flags(lab.hosts["late"], "lo")
-    assert sysctl(lab.hosts["late"].netns, "net.ipv6.conf.em0.accept_dad") == "0"
-    with lab.building():  # fewer are not worth a thread
+    with lab.lock:
+        assert open_files() == before + 2 * (len(lab.hosts) - 1)  # of each its namespace and its NIC
+    hosts = [lab.hosts[name] for name in ahead]
+    assert len({host.netns.inode for host in lab.hosts.values()}) == len(lab.hosts)
+    assert [host.netns.name for host in hosts] == ahead
+    for host in (hosts[0], hosts[-1]):
+        assert [row["ifname"] for row in ip(host, "link")] == ["lo", "em0"]
+        assert "UP" in kernel_flags(host, "lo")
+        assert sysctl(host.netns, "net.ipv6.conf.em0.accept_dad") == "0"
+    with lab.building():  # fewer are not worth a process
         lab.host("one-more")
-        assert spare_threads() == []
+        assert helpers() == []
     with lab.building():  # the count begins anew
         for number in range(20):
             lab.host(f"again{number}")
-        assert spare_threads() == [f"{lab.name}-spares"]
-    assert spare_threads() == []
+        assert len(helpers()) == 1
+    assert helpers() == []
+
+
+def test_the_engine_has_its_turn_while_hosts_are_built_without_a_pause(lab, monkeypatch):
+    monkeypatch.setattr("iflab.engine.REST", 0.02)
+    ran = threading.Event()
+    lab.engine.rest()
+    lab.engine.call_soon(ran.set)
+    turns = 0
+    while not ran.is_set() and turns < 2000:
+        turns += 1
+        lab.engine.give_way()
+        with lab.lock:
+            ends = time.monotonic() + 0.002
+            while time.monotonic() < ends:
+                pass
+    assert (
+        turns < 100
+    )  # it rests for some ten of them; a lock that is taken again at once keeps it out for long
+
+    ways = []
+    monkeypatch.setattr(lab.engine, "give_way", lambda: ways.append(len(lab.hosts)))
+    lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    assert ways == []
+    with lab.building():
+        lab.pair("192.0.2.5/24", "192.0.2.6/24", names=("carol", "dave"))
+        lab.host("erin")
+        with lab.lock:  # who holds it has no way to give
+            lab.host("frank")
+    assert ways == [2, 4]
 
 
 def test_while_many_hosts_are_built_frames_may_gather_and_calls_are_on_time(lab, monkeypatch):
@@ -564,19 +610,31 @@ def test_while_many_hosts_are_built_frames_may_gather_and_calls_are_on_time(lab,
     assert due.wait(5 * PATIENCE)
 
 
-def test_what_fails_ahead_is_told_to_nobody_and_a_host_is_made_all_the_same(lab, monkeypatch):
-    def new_namespace(name="", proc=None):
-        if threading.current_thread().name.endswith("-spares"):
-            raise OSError(errno.ENOSPC, "no more")
-        return stack.new_namespace(name, proc)
-
-    monkeypatch.setattr("iflab.lab.new_namespace", new_namespace)
+def test_a_helper_that_ends_is_told_to_nobody_and_hosts_are_made_all_the_same(lab, own):
     with lab.building():
         for number in range(20):
             lab.host(f"h{number}")
-        eventually(lambda: spare_threads() == [])
-        lab.host("late")
-    assert len(lab.hosts) == 21
+        (helper,) = helpers()
+        helper.kill()
+        eventually(lambda: helper.status() == psutil.STATUS_ZOMBIE)
+        for number in range(40):
+            lab.host(f"late{number}")
+        assert own[-24:] == [f"late{number}" for number in range(16, 40)]
+    assert len(lab.hosts) == 60
+    assert helpers() == []
+
+
+def test_a_helper_ends_with_a_builder_that_is_killed():
+    code = (
+        "import sys\nfrom iflab.lab import Lab\nlab = Lab()\nwith lab.building():\n"
+        "    for number in range(20): lab.host(f'h{number}')\n"
+        "    print(lab._spares.pid, flush=True); sys.stdin.read()"
+    )
+    program = [sys.executable, "-c", code]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as builder:
+        helper = psutil.Process(int(builder.stdout.readline()))
+        builder.kill()
+    eventually(lambda: not helper.is_running())
 
 
 def test_a_builder_that_fails_leaves_no_namespace_made_ahead(lab):
@@ -591,7 +649,7 @@ def test_a_builder_that_fails_leaves_no_namespace_made_ahead(lab):
     with pytest.raises(RuntimeError, match="mine"):
         build()
 
-    assert spare_threads() == []
+    assert helpers() == []
     assert gc.isenabled()
     with lab.lock:
         assert open_files() == before + 20
