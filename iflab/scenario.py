@@ -14,6 +14,7 @@ top runs when it is loaded, for ``iflab list`` too.
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import inspect
 import sys
@@ -142,8 +143,11 @@ def find_scenario(which: str, *, watched: bool = False) -> Scenario:
     if not path.is_file():
         matching = [p for p in _files() if which in (p.name, p.stem, short_name(p), p.stem.split("_")[0])]
         if not matching:
-            there = ", ".join(short_name(p) for p in _files()) or "none"
-            raise ScenarioError(f"there is no scenario {which!r}; there are {there}")
+            near = difflib.get_close_matches(
+                which, [name for p in _files() for name in (short_name(p), p.stem)], 1
+            )
+            meant = f"did you mean {near[0]}?" if near else "'iflab list' shows those that there are"
+            raise ScenarioError(f"there is no scenario {which!r}; {meant}")
         path = matching[0]
     return load(path, watched=watched)
 

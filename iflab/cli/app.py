@@ -21,23 +21,23 @@ A network lab in Python: FreeBSD's interface layer over real Linux TAP devices.
   iflab list                             the scenarios, a line each
   iflab run scenarios/01_first_ping.py   two hosts, one cable, two pings
   iflab run link_flap --set cut_for=2 --pcap flap.pcap
-  iflab replay flap.pcap.record          the same faults once more, frame for frame
+  iflab replay flap.pcap.record          the same faults, frame for frame
   iflab shell                            a Python prompt with a lab
-  iflab bench --quick                    how fast it is here, against references
-  iflab stress --duration 60             how much it stands, with the account of every frame
+  iflab bench --quick                    how fast it is, beside references
+  iflab stress --duration 60             whether every frame is accounted for
 
 [bold]From another terminal, while a lab runs[/bold]
 
   iflab ps                               labs, their hosts and NICs
   iflab exec link_flap alice ip addr     a program in a host
   iflab exec link_flap alice bash        a shell in a host
-  iflab ifconfig link_flap alice em0     an interface as FreeBSD shows it; 'em0 mtu 1400' changes it
-  iflab netstat link_flap alice -i       counters, groups (-g), routes (-r)
-  iflab monitor link_flap                routing messages and devctl notices as they come
-  iflab sniff link_flap alice:em0 arp    what passes; '-w - | wireshark -k -i -' shows it there
-  iflab top link_flap                    frames, queues and drops of every NIC and wire
+  iflab ifconfig link_flap alice em0     as FreeBSD shows and changes it
+  iflab netstat link_flap alice -i       counters; groups -g, routes -r
+  iflab monitor link_flap                routing messages as they come
+  iflab sniff link_flap alice:em0 arp    what passes, here or in Wireshark
+  iflab top link_flap                    NICs, wires, queues, drops: live
   iflab cut link_flap cable0             pull a plug; mend puts it back
-  iflab extcap --install                 the NICs of running labs on Wireshark's start page
+  iflab extcap --install                 NICs on Wireshark's start page
 """
 
 app = typer.Typer(
@@ -460,7 +460,7 @@ def extcap(
     ] = False,
     folder: Annotated[Path | None, typer.Option("--dir", help="Another folder to put it in.")] = None,
 ) -> None:
-    """List the NICs of running labs on Wireshark's start page. Wireshark itself calls this with options of its own.
+    """List NICs on Wireshark's start page. Wireshark itself calls this with options of its own.
 
     Example: iflab extcap --install
     """

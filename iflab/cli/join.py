@@ -62,7 +62,10 @@ def monitor_command(lab: str, host: str | None) -> int:
 
 
 def exec_command(lab: str, host: str, command: list[str]) -> int:
-    """Run the program, a shell by default, and return its exit status as a shell does (128 + signal)."""
+    """Run the program, a shell by default, and return its exit status as a shell does.
+
+    128 + signal for one that was killed, 127 for one that is not there, 126 for one that cannot be run.
+    """
     from iflab.host import LabError
     from iflab.linux.syscalls import (
         CLONE_NEWNET,
@@ -100,5 +103,9 @@ def exec_command(lab: str, host: str, command: list[str]) -> int:
     try:
         status = subprocess.call(argv)
     except OSError as error:
-        raise LabError(f"{host} of {description['name']} cannot run {argv[0]!r}: {error.strerror}") from error
+        print(
+            f"iflab: {host} of {description['name']} cannot run {argv[0]!r}: {error.strerror}",
+            file=sys.stderr,
+        )
+        return 127 if isinstance(error, FileNotFoundError) else 126
     return 128 - status if status < 0 else status

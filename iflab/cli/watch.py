@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 import struct
 import sys
 import time
@@ -66,18 +67,26 @@ def sniff_command(
 
 
 def _write(blocks: Iterator[bytes], path: str) -> None:
-    try:
-        with contextlib.ExitStack() as undo:
-            if path == "-":
-                out: Any = sys.stdout.buffer
-            else:
-                out = undo.enter_context(os.fdopen(create_private(path), "wb"))
+    """Write whole blocks: of one that does not fit nothing stays in a file, so that it can be read."""
+    with contextlib.ExitStack() as undo:
+        whole = 0
+        if path == "-":
+            out: Any = sys.stdout.buffer
+        else:
+            out = undo.enter_context(os.fdopen(create_private(path), "wb", buffering=0))
+        try:
             for octets in blocks:
-                out.write(octets)
+                rest = memoryview(octets)
+                while rest:
+                    rest = rest[out.write(rest) :]
                 out.flush()
-    except OSError as error:
-        error.filename = path
-        raise
+                whole += len(octets)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                if path != "-" and stat.S_ISREG(os.fstat(out.fileno()).st_mode):
+                    os.ftruncate(out.fileno(), whole)
+            error.filename = path
+            raise
 
 
 class _Joined:

@@ -197,6 +197,9 @@ class _Reader:
     def take(self, number: int, octets: bytes) -> None:
         try:
             line = json.loads(octets)
+        except ValueError:  # what it is instead may be long, and no text
+            raise RecordError(f"{self.path} line {number} is no line of a record: it is no JSON") from None
+        try:
             if number == 1:
                 self._first(line)
             elif isinstance(line, list):

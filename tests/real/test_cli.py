@@ -132,7 +132,8 @@ def test_json_is_for_programs():
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["run", "frist_ping"], "there is no scenario 'frist_ping'; there are first_ping"),
+        (["run", "frist_ping"], "there is no scenario 'frist_ping'; did you mean first_ping?"),
+        (["run", "xyzzy"], "there is no scenario 'xyzzy'; 'iflab list' shows those that there are"),
         (["run", "01", "--set", "count=many"], "count='many' is no int; the default is 3"),
         (["run", "01", "--set", "cuont=3"], "01_first_ping.py has no parameter 'cuont'; it has count (int)"),
         (["run", "01", "--set", "count"], "--set 'count' sets nothing; write --set name=value"),
@@ -376,8 +377,10 @@ def test_exec_says_what_is_there_instead(running):
 
     no_host = iflab("exec", lab.name, "carol", "true")
     no_program = iflab("exec", lab.name, "bob", "no-such-program")
+    no_right = iflab("exec", lab.name, "bob", "/etc")
 
-    assert (no_host.returncode, no_program.returncode) == (2, 2)
+    assert (no_host.returncode, no_program.returncode, no_right.returncode) == (2, 127, 126)
+    assert "cannot run '/etc': Permission denied" in no_right.stderr
     assert "has no host 'carol'; its hosts are alice, bob" in no_host.stderr
     assert "cannot run 'no-such-program': No such file or directory" in no_program.stderr
 

@@ -203,6 +203,20 @@ def test_a_full_disk_ends_the_sniffing_with_a_line(lab, chatter):
     eventually(lambda: not lab.wires["cable0"].taps)
 
 
+def test_what_was_sniffed_onto_a_disk_until_it_was_full_can_be_read(lab, chatter, tmp_path):
+    need("tshark", "tshark")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(tmp_path)], check=True)
+    try:
+        path = tmp_path / "x.pcapng"
+        done = iflab("sniff", lab.name, "cable0", "-w", str(path))
+        assert (done.returncode, done.stderr) == (2, f"iflab: {path}: No space left on device\n")
+        read = subprocess.run(["tshark", "-n", "-r", str(path)], capture_output=True, text=True)
+        assert read.returncode == 0, read.stderr
+        assert len(read.stdout.splitlines()) > 20
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
 def on_a_terminal(words, columns=80, lines=24):
     """What a command prints on a terminal of that size, its control sequences left out."""
     main, side = pty.openpty()
