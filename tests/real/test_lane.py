@@ -237,6 +237,9 @@ def test_a_switch_goes_on_hearing_who_speaks(switched, speak):
         assert speak(100) == 100
     assert remembers(alice)
     assert entry.heard - before > 0.3
+    assert (
+        alice.nics["em0"].if_softc._lane.until < time.monotonic() + 0.2
+    )  # a switch may forget after a second
 
 
 @pytest.mark.parametrize("number", [0, 1])
