@@ -334,7 +334,8 @@ class Lab:
         if self._building:
             self._built += 1
             if self._built == MANY:
-                self._spares = Spares()
+                with contextlib.suppress(OSError):  # without a helper it takes longer
+                    self._spares = Spares()
                 _collecting.acquire()
             if self._built >= MANY:
                 self.engine.rest()
@@ -526,7 +527,9 @@ class Lab:
         """Plug many cables in a ``with`` block, and wait for all their links together at its end.
 
         Kernels take some 10 ms to see a link: one after another that adds up. What
-        takes longer than a second is told as it goes on.
+        takes longer than a second is told as it goes on. When there are many, frames
+        of those that are ready may wait 0.1 s meanwhile, and no program is asked
+        whether it wants all multicast groups, unless the kernel tells of it.
         """
         began = time.monotonic()
         if not self._building:  # the builder reads the kernel's notices itself, many at once

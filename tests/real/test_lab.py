@@ -1,6 +1,7 @@
 """Labs, hosts and programs in them."""
 
 import contextlib
+import errno
 import gc
 import itertools
 import os
@@ -622,6 +623,18 @@ def test_a_helper_that_ends_is_told_to_nobody_and_hosts_are_made_all_the_same(la
         assert own[-24:] == [f"late{number}" for number in range(16, 40)]
     assert len(lab.hosts) == 60
     assert helpers() == []
+
+
+def test_where_no_helper_can_be_started_hosts_are_made_all_the_same(lab, own, monkeypatch):
+    def spares():
+        raise OSError(errno.EAGAIN, "no process is to be had")
+
+    monkeypatch.setattr("iflab.lab.Spares", spares)
+    with lab.building():
+        for number in range(20):
+            lab.host(f"h{number}")
+    assert len(own) == len(lab.hosts) == 20
+    assert gc.isenabled()
 
 
 def test_a_helper_ends_with_a_builder_that_is_killed():
