@@ -334,9 +334,9 @@ class Lab:
         if self._building:
             self._built += 1
             if self._built == MANY:
+                _collecting.acquire()
                 with contextlib.suppress(OSError):  # without a helper it takes longer
                     self._spares = Spares()
-                _collecting.acquire()
             if self._built >= MANY:
                 self.engine.rest()
         spare = self._spares.take(name) if self._spares is not None else None
@@ -541,11 +541,13 @@ class Lab:
         finally:
             with self.lock:  # under which spares come to be
                 self._building -= 1
-                spares = None
+                spares, many = None, False
                 if not self._building:
                     spares, self._spares = self._spares, None
+                    many, self._built = self._built >= MANY, 0
             if spares is not None:
                 spares.close()
+            if many:
                 _collecting.release()
             if not self._building:
                 self.engine.add_reader(self._listener.monitor.fileno(), self._listener.readable)
