@@ -166,9 +166,14 @@ def _figures(recording: Recording) -> list[dict[str, str]]:
     ]
     if nic_drops:
         figures.append({"value": f"{nic_drops:,}", "name": "frames dropped by NICs", "tone": "bad"})
+    timeline = recording.timeline
+    held = max((each.held_max for lane in timeline.series for each in timeline.all(lane)), default=0.0)
+    waited = f"; in a send queue before it {seconds(held)} at most" if held else ""
     if rtts:
         mean = sum(total for total, _ in rtts) / sum(number for _, number in rtts)
-        figures.append({"value": seconds(mean), "name": "round trip, mean", "tone": ""})
+        figures.append(
+            {"value": seconds(mean), "name": f"round trip from the wire on, mean{waited}", "tone": ""}
+        )
     balanced = all(wire.balances for wire in recording.wires)
     figures.append(
         {

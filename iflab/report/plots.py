@@ -81,7 +81,7 @@ class _Drawing:
 
     def plot(self) -> Plot:
         panels = [(self.throughput, 2.1), (self.marks, 0.85)]
-        if any(each.delay_count or each.rtt_count for each in self.total):
+        if any(each.delay_count or each.rtt_count or each.held_max for each in self.total):
             panels.append((self.latency, 1.5))
         if any(each.queue or each.dropped for each in self.total):
             panels.append((self.queues, 1.3))
@@ -209,9 +209,11 @@ class _Drawing:
         means = [each.delay_sum / each.delay_count if each.delay_count else None for each in self.total]
         maxima = [each.delay_max if each.delay_count else None for each in self.total]
         trips = [each.rtt_sum / each.rtt_count if each.rtt_count else None for each in self.total]
+        held = [each.held_max or None for each in self.total]
         for values, colour, label in (
+            (held, _COLOURS[1], "in a send queue, longest"),
             (means, _COLOURS[2], "one way on the wire, mean"),
-            (trips, _COLOURS[3], "round trip, mean"),
+            (trips, _COLOURS[3], "round trip from the wire on, mean"),
         ):
             points = [(t, v * 1e3) for t, v in zip(self.times, values, strict=True) if v is not None]
             if points:
@@ -238,11 +240,15 @@ class _Drawing:
         self._title(panel, "Latency, ms")
         self._legend(panel)
         trip_count = sum(each.rtt_count for each in self.total)
-        words = f"Latency: at most {worst:.3g} ms one way on a wire" if tall else "Latency:"
+        words = []
+        if any(held):
+            words.append(f"at most {max(filter(None, held)) * 1e3:.3g} ms in a send queue")
+        if tall:
+            words.append(f"at most {worst:.3g} ms one way on a wire")
         if trip_count:
             mean = sum(each.rtt_sum for each in self.total) / trip_count * 1e3
-            words += f"{';' if tall else ''} {trip_count:,} round trips of {mean:.3g} ms on average"
-        return words + "."
+            words.append(f"{trip_count:,} round trips of {mean:.3g} ms on average, from the wire on")
+        return f"Latency: {'; '.join(words)}."
 
     def queues(self, panel: Any) -> str:
         lanes = [lane for lane in self.bins if any(each.queue for each in self.bins[lane])]

@@ -55,6 +55,9 @@ UNDECIDED = 20_000
 PERIOD = 0.02
 """Seconds between two looks into the inbox and at the send queues."""
 
+BETWEEN_MARKS = 0.005
+"""Seconds between two frames of which it is watched how long they are in a send queue."""
+
 SNAPLEN = 192
 """Octets kept of a frame: enough for the headers that a line of text tells."""
 
@@ -73,7 +76,7 @@ class ReportError(ValueError):
 class _Place:
     """What the recorder knows of an end of a wire."""
 
-    __slots__ = ("end", "lane", "missed", "queue", "wire")
+    __slots__ = ("end", "lane", "left", "marks", "missed", "queue", "wire")
 
     def __init__(self, end: End, wire: int, lane: int, queue: Any) -> None:
         self.end = end
@@ -81,6 +84,26 @@ class _Place:
         self.lane = lane
         self.queue = queue
         self.missed = 0
+        self.left = 0
+        """Frames that left the send queue."""
+        self.marks: deque[tuple[float, int]] = deque()
+        """Of some frames when they were the last in it, and how many have left when they have."""
+
+    def leaves(self, when: float, behind: int) -> float:
+        """A frame leaves the send queue, with so many behind it; return the seconds that it was there, 0.0 if unknown.
+
+        Where frames overtake each other, as in classes, or are thrown out on the way, it is about as long.
+        """
+        self.left += 1
+        held = 0.0
+        while self.marks and self.marks[0][1] <= self.left:
+            held = max(held, when - self.marks.popleft()[0])
+        last = self.left + behind
+        if not behind:
+            self.marks.clear()
+        elif not self.marks or (when >= self.marks[-1][0] + BETWEEN_MARKS and last > self.marks[-1][1]):
+            self.marks.append((when, last))
+        return held
 
 
 class _Waiting(Watched):
@@ -318,6 +341,7 @@ class Recorder:
             seen = self._see(when, place, m)
             there = self._timeline.at(place.lane, when - self._from)
             there.queue = max(there.queue, queue)
+            there.held_max = max(there.held_max, place.leaves(when, queue))
             self._under_way.add(place.end, m, _Waiting(seen, copies))
             if self._under_way.count > UNDECIDED:
                 self._under_way.forget_first()

@@ -18,6 +18,9 @@ FINEST = 0.001
 """Seconds that a bin has at the beginning."""
 
 
+_MAXIMA = ("delay_max", "held_max", "queue")
+
+
 class Bin:
     """What one end of a wire did within one bin: octets of frame, times in seconds."""
 
@@ -27,6 +30,7 @@ class Bin:
         "delay_sum",
         "dropped",
         "frames",
+        "held_max",
         "lost",
         "octets",
         "queue",
@@ -48,6 +52,8 @@ class Bin:
         self.rtt_sum = 0.0
         self.queue = 0
         """Longest send queue that was seen, in frames."""
+        self.held_max = 0.0
+        """Longest that a frame was in it."""
         self.dropped = 0
         """Frames that the NIC itself turned away: queue full, not running, errors."""
 
@@ -55,7 +61,7 @@ class Bin:
         """Take in what ``other`` holds."""
         for name in self.__slots__:
             mine, theirs = getattr(self, name), getattr(other, name)
-            setattr(self, name, max(mine, theirs) if name in ("delay_max", "queue") else mine + theirs)
+            setattr(self, name, max(mine, theirs) if name in _MAXIMA else mine + theirs)
 
 
 class Timeline:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from scapy.layers.l2 import Ether
 
 from iflab.cli.errors import explain
 from iflab.faults import Corrupt, Duplicate, Loss
+from iflab.net.altq import TokenBucketRegulator
 from iflab.report import ReportError, recorder
 from iflab.report.ladder import build
 from iflab.report.topology import lay_out
@@ -203,6 +205,42 @@ def test_a_frame_that_a_hook_changed_or_a_fault_copied_is_one_line(lab, tmp_path
     for row in rows:
         assert not any(mark.kind == "lost" for mark in row.marks)
         assert row.tone != "lost"
+
+
+def test_how_long_frames_wait_in_a_send_queue_is_told(lab, tmp_path):
+    alice, _bob, _ = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    alice.ping("192.0.2.2", count=3, interval=0.001)
+    with lab.lock:
+        TokenBucketRegulator(lab.engine, 1e6, depth=2000).attach(alice.nics["em0"])
+    with lab.report(tmp_path / "queue.html"):
+        with alice.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            for _ in range(40):
+                sock.sendto(bytes(1250 - 42), ("192.0.2.2", 9))  # each takes 10 ms to go out
+        assert alice.ping("192.0.2.2", count=1, timeout=5 * PATIENCE).received == 1
+
+    text = text_of((tmp_path / "queue.html").read_text())
+    (told,) = re.findall(r"Latency: at most ([\d.e+]+) ms in a send queue;", text)
+    assert 350 < float(told) < 450 * PATIENCE
+    (shown,) = re.findall(
+        r"round trip from the wire on, mean; in a send queue before it (\d+) ms at most", text
+    )
+    assert abs(int(shown) - float(told)) < 1
+
+
+def test_frames_that_leave_a_queue_tell_how_long_they_were_in_it():
+    place = recorder._Place(None, 0, 0, None)
+    arrivals = [0.001 * n for n in range(200)]  # a thousand a second come, a hundred a second go
+    held, left = [], 0.0
+    for n, came in enumerate(arrivals):
+        left = max(left + 0.01, came)
+        behind = sum(1 for later in arrivals[n + 1 :] if later <= left)
+        held.append((place.leaves(left, behind), left - came))
+
+    known = [(said, true) for said, true in held if said]
+    assert len(known) > 15
+    assert all(true - 0.011 <= said <= true + 1e-9 for said, true in known)
+    assert place.leaves(9.0, 0) == 0.0  # it came when nobody waited
+    assert not place.marks
 
 
 def test_on_a_hub_every_receiver_is_shown(lab, tmp_path):
