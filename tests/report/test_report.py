@@ -217,7 +217,9 @@ def test_how_long_frames_wait_in_a_send_queue_is_told(lab, tmp_path):
             for _ in range(40):
                 sock.sendto(bytes(1250 - 42), ("192.0.2.2", 9))  # each takes 10 ms to go out
         assert alice.ping("192.0.2.2", count=1, timeout=5 * PATIENCE).received == 1
-        eventually(lambda: not alice.nics["em0"].if_snd.ifq_len)  # its kernel may have said something after it
+        eventually(
+            lambda: not alice.nics["em0"].if_snd.ifq_len
+        )  # its kernel may have said something after it
 
     text = text_of((tmp_path / "queue.html").read_text())
     (told,) = re.findall(r"Latency: at most ([\d.e+]+) ms in a send queue;", text)
