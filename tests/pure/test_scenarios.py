@@ -72,9 +72,11 @@ def test_one_that_does_not_load_hides_no_other(tmp_path, monkeypatch):
     assert "90_exits.py does not load: SystemExit: 0" in str(unfit[0])
 
 
-def test_an_unknown_scenario_lists_those_there_are():
-    with pytest.raises(ScenarioError, match="no scenario 'frist_ping'; there are first_ping, scapy_station"):
+def test_of_an_unknown_scenario_the_nearest_is_named():
+    with pytest.raises(ScenarioError, match=r"no scenario 'frist_ping'; did you mean first_ping\?"):
         find_scenario("frist_ping")
+    with pytest.raises(ScenarioError, match="no scenario 'xyzzy'; 'iflab list' shows those that there are"):
+        find_scenario("xyzzy")
 
 
 def test_every_scenario_of_the_project_is_listed_with_a_purpose():
