@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import functools
 import ipaddress
 import logging
@@ -33,7 +32,7 @@ from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from .errors import KernelRefused, check_name
-from .netns import Netns, inside
+from .netns import Netns
 
 __all__ = [
     "Addr",
@@ -398,17 +397,12 @@ def as_interface(address: str) -> ipaddress.IPv4Interface | ipaddress.IPv6Interf
 
 _log = logging.getLogger("iflab.linux")
 
-_SIOCGIFINDEX = 0x8933
-
 _LONGEST = 1 << 16
 """Octets of the longest answer; the kernel sends 32 KiB at most. What is longer is memory that is mapped each time."""
 
 
 class Netlink:
-    """A short conversation with the kernel about one namespace; use it in a ``with`` block, from one thread.
-
-    Those that a thread has while it is inside the namespace use one socket, one after the other.
-    """
+    """A short conversation with the kernel about one namespace; use it in a ``with`` block, from one thread."""
 
     def __init__(self, netns: Netns) -> None:
         self.netns = netns
@@ -417,9 +411,6 @@ class Netlink:
         self._batch: list[_Request] | None = None
 
     def __enter__(self) -> Netlink:
-        if inside.netns is self.netns and inside.talk is not None:
-            self._socket, inside.talk = inside.talk, None
-            return self
         sock = self.netns.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
         try:
             sock.setsockopt(SOL_NETLINK, NETLINK_EXT_ACK, 1)
@@ -438,13 +429,9 @@ class Netlink:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        sock, self._socket = self._socket, None
-        if sock is None:
-            return
-        if kind is None and inside.netns is self.netns and inside.talk is None:
-            inside.talk = sock  # all was answered: it is as good as new
-        else:
-            sock.close()
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
     def _open(self) -> socket.socket:
         if self._socket is None:
@@ -552,11 +539,6 @@ class Netlink:
         raise KernelRefused(errno.ENODATA, what)
 
     # links
-
-    def index_of(self, name: str) -> int:
-        """The index of a device. Raises ``OSError`` with its errno, unlike Python's own ``if_nametoindex``: ENODEV."""
-        answer = fcntl.ioctl(self._open(), _SIOCGIFINDEX, struct.pack("16s24x", os.fsencode(name)))
-        return int(struct.unpack_from("i", answer, 16)[0])
 
     def link_set(
         self,

@@ -18,27 +18,11 @@ from types import TracebackType
 from .errors import KernelRefused
 from .syscalls import CLONE_NEWNET, setns, unshare
 
-__all__ = ["Netns", "inside"]
+__all__ = ["Netns"]
 
 _OWN = "/proc/thread-self/ns/net"
-
-
-class _Inside(threading.local):
-    """Where a thread is."""
-
-    netns: Netns | None = None
-    """The namespace that it has entered; to enter it again takes nothing."""
-    talk: socket.socket | None = None
-    """A netlink socket of that namespace which nobody uses at the moment."""
-
-    def leave(self) -> None:
-        """Close what was kept for the time inside."""
-        talk, self.talk = self.talk, None
-        if talk is not None:
-            talk.close()
-
-
-inside = _Inside()
+_inside = threading.local()
+"""``netns``: the namespace that the thread has entered; to enter it again takes nothing."""
 
 
 def _open_own() -> int:
@@ -56,7 +40,7 @@ class _Entered:
         self._outer: Netns | None = None
 
     def __enter__(self) -> None:
-        self._outer = inside.netns
+        self._outer = getattr(_inside, "netns", None)
         if self._outer is self._netns:
             return
         self._back = _open_own()
@@ -65,8 +49,7 @@ class _Entered:
         except BaseException:
             os.close(self._back)
             raise
-        inside.leave()
-        inside.netns = self._netns
+        _inside.netns = self._netns
 
     def __exit__(
         self,
@@ -77,9 +60,8 @@ class _Entered:
         if self._back < 0:
             return  # it was inside before
         try:
-            inside.leave()
             setns(self._back, CLONE_NEWNET)
-            inside.netns = self._outer
+            _inside.netns = self._outer
         except OSError as error:
             raise SystemError(
                 f"a thread cannot leave the network namespace {self._netns.name!r}: {error.strerror}; "

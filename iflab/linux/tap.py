@@ -54,6 +54,7 @@ _TUNSETSNDBUF = 0x400454D4
 _TUNSETCARRIER = 0x400454E2
 _TUNGETIFF = 0x800454D2
 _TUNGETDEVNETNS = 0x54E3
+_SIOCGIFINDEX = 0x8933
 _SIOCSIFHWADDR = 0x8924
 _ARPHRD_ETHER = 1
 
@@ -109,8 +110,6 @@ class Tap:
         Raises ``InvalidName``; ``Missing`` without ``/dev/net/tun``; ``KernelRefused``
         with EEXIST when the name is taken there, and as the kernel says.
         """
-        from .netlink import Netlink
-
         check_name(name)
         with netns.entered():  # the device is born where its fd is opened
             fd = open_tun()
@@ -128,8 +127,7 @@ class Tap:
                         f"a TAP {name!r} in {netns.name or 'this namespace'}",
                         "the name is taken" * taken,
                     ) from error
-                with Netlink(netns) as netlink:
-                    tap = cls(fd, name, netlink.index_of(name))
+                tap = cls(fd, name, _index_of(name))
                 if cls._born_without_carrier is None:
                     cls._born_without_carrier = tap.may_be_born_without_carrier()
                 if not cls._born_without_carrier:
@@ -220,13 +218,11 @@ class Tap:
 
         Raises ``KernelRefused`` (ENODEV) when it is not there.
         """
-        from .netlink import Netlink
-
-        with Netlink(netns) as netlink:
+        with netns.entered():
             for _ in range(10):
                 name = self._present_name()
                 with contextlib.suppress(OSError):
-                    index = netlink.index_of(name)
+                    index = _index_of(name)
                     # Another device may have that name here when this one has moved on.
                     if self.netns_inode() == netns.inode and self._present_name() == name:
                         self.ifindex = index
@@ -245,6 +241,15 @@ class Tap:
 
     def __repr__(self) -> str:
         return f"<Tap {self.name} ifindex={self.ifindex}>"
+
+
+def _index_of(name: str) -> int:
+    """The index of a device of this thread's namespace. Raises ``OSError`` with its errno, unlike Python's own."""
+    with contextlib.suppress(OSError):
+        return socket.if_nametoindex(name)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        answer = fcntl.ioctl(sock, _SIOCGIFINDEX, struct.pack("16s24x", os.fsencode(name)))
+    return int(struct.unpack_from("i", answer, 16)[0])
 
 
 def no_tun(error: OSError) -> str:
