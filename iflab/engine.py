@@ -174,6 +174,11 @@ class Engine:
         os.close(self._bell)
         self._timer.close()
 
+    @property
+    def stopping(self) -> bool:
+        """It runs no calls any more."""
+        return self._stopping
+
     def is_current(self) -> bool:
         """True on the engine's own thread, which must never wait."""
         return threading.current_thread() is self._thread

@@ -21,12 +21,11 @@ import logging
 import os
 import random
 import re
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from iflab.agreement import Disagreement
@@ -62,7 +61,9 @@ from iflab.net import (
     report,
 )
 from iflab.net.driver import DeadDriver
+from iflab.net.errors import Terminated
 from iflab.net.flags import IF_MAXMTU, IF_MINMTU
+from iflab.signals import Signals
 from iflab.stack import LinuxStack, Listener
 from iflab.switch import Switch
 from iflab.wire import Cable, Port, Segment, Wire
@@ -191,8 +192,6 @@ class Lab:
         self._told = 0.0
         """When it was last told how far the building or the taking down has come."""
         self._closed = False
-        self._signals: list[signal.Signals] = []
-        """Those that end the program by ``Terminated`` while the lab is used in a ``with`` block."""
         with contextlib.ExitStack() as undo:  # what was built goes again if a later step fails
             own = undo.enter_context(Netns.current()) if host_network else None
             ensure_privileges()
@@ -215,6 +214,7 @@ class Lab:
             if directory:
                 undo.callback(remove_private_directory, directory)
             self.engine = Engine(self.lock, self.kernel.taskqueue_swi, self.name)
+            self._signals = Signals(self.engine)
             undo.callback(self.engine.stop)
             self._listener.later = lambda: self.engine.call_at(
                 self.engine.now() + RETRY, self._listener.readable
@@ -242,11 +242,7 @@ class Lab:
         return f"<Lab {self.name}: {len(self.hosts)} hosts, {len(self.wires)} wires>"
 
     def __enter__(self) -> Lab:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGHUP):
-                if signal.getsignal(number) is signal.SIG_DFL:
-                    signal.signal(number, _terminate)
-                    self._signals.append(number)
+        self._signals.begin()
         return self
 
     def __exit__(
@@ -258,8 +254,7 @@ class Lab:
         try:
             self.close()
         finally:
-            while self._signals:
-                signal.signal(self._signals.pop(), signal.SIG_DFL)
+            self._signals.end()
 
     @property
     def closed(self) -> bool:
@@ -350,7 +345,7 @@ class Lab:
                 stack = LinuxStack(netns, self.engine.now, foreign)
                 vnet = self.kernel.vnet_alloc(name, stack)
                 stack.vnet = vnet
-                stack.unsettled = lambda: self._building > 0
+                stack.unsettled = self._building > 0 and self._built >= MANY
                 stack.group_number, stack.group_name = self.group_number, self.group_name
                 self._listener.watch(stack)
             except BaseException:
@@ -528,34 +523,39 @@ class Lab:
 
         Kernels take some 10 ms to see a link: one after another that adds up. What
         takes longer than a second is told as it goes on. When there are many, frames
-        of those that are ready may wait 0.1 s meanwhile, and no program is asked
-        whether it wants all multicast groups, unless the kernel tells of it.
+        of those that are ready may wait 0.1 s meanwhile, and that a program in a new one
+        wants all multicast groups is noticed at the end.
         """
         began = time.monotonic()
         if not self._building:  # the builder reads the kernel's notices itself, many at once
             self._told, self._built = began, 0
             self.engine.remove_reader(self._listener.monitor.fileno())
         self._building += 1
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._built_up)
             yield
-        finally:
-            with self.lock:  # under which spares come to be
-                self._building -= 1
-                spares, many = None, False
-                if not self._building:
-                    spares, self._spares = self._spares, None
-                    many, self._built = self._built >= MANY, 0
-            if spares is not None:
-                spares.close()
-            if many:
-                _collecting.release()
-            if not self._building:
-                self.engine.add_reader(self._listener.monitor.fileno(), self._listener.readable)
         while not self._building:
             waiting = self._wait_operational(self._nics(), LINK_PATIENCE)
             if not waiting or time.monotonic() > began + BUILD_PATIENCE:
                 return
             self._tell_now_and_then(f"{len(self.hosts)} hosts; {len(waiting)} links are still to come")
+
+    def _built_up(self) -> None:
+        """A ``with`` block of ``building`` has ended, however; so have all when it was the outermost."""
+        with contextlib.ExitStack() as undo, self.lock:  # under which spares come to be
+            self._building -= 1
+            if self._building:
+                return
+            if self._built >= MANY:
+                undo.callback(_collecting.release)
+            self._built = 0
+            for host in self.hosts.values():
+                host.stack.unsettled = False
+            if not self._closed:
+                self.engine.add_reader(self._listener.monitor.fileno(), self._listener.readable)
+            spares, self._spares = self._spares, None
+            if spares is not None:
+                undo.callback(spares.close)
 
     def _nics(self) -> list[Any]:
         return [ifp.if_softc for host in self.hosts.values() for ifp in host.vnet.ifnets()]
@@ -1081,11 +1081,3 @@ def _check_still_in(own: Netns) -> None:
             raise Missing(
                 "an ordinary user's lab is cut off from the machine's own network; run as root for host_network=True"
             )
-
-
-class Terminated(SystemExit):
-    """SIGTERM or SIGHUP came: the program ends, and with it its labs."""
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Terminated(128 + number)

@@ -105,6 +105,8 @@ _SHOWN_ROUTES = (1, 2, 6, 7, 8)
 
 _READS_AT_ONCE, _READS_A_SECOND = 20, 50
 """How often frames that miss the filter may have the groups of a host read, 0.1 ms each: in a burst, and after it."""
+_LAB_READS_AT_ONCE, _LAB_READS_A_SECOND = 200, 1000
+"""The same of all hosts together: a report of one of hundreds on a wire misses the filters of all others."""
 _ALL_GROUPS_EVERY = 0.25
 """Seconds between two looks whether a program wants all groups."""
 _AT_ONCE = 500
@@ -174,6 +176,23 @@ class _KernelRoute(Rtentry):
     row: Route = field(kw_only=True)
 
 
+class _Allowance:
+    """So many at once, and so many a second after it."""
+
+    def __init__(self, most: float, a_second: float, now: float) -> None:
+        self._most, self._a_second = most, a_second
+        self._left, self._counted = most, now
+
+    def take(self, now: float, count: float = 1) -> bool:
+        """Take ``count`` of what is left; False when that is less."""
+        earned = (now - self._counted) * self._a_second
+        self._left, self._counted = min(self._most, self._left + earned), now
+        if self._left < count:
+            return False
+        self._left -= count
+        return True
+
+
 class LinuxStack(Stack):
     """The kernel's IPv4, IPv6 and neighbours in one network namespace."""
 
@@ -187,8 +206,8 @@ class LinuxStack(Stack):
         self.vnet: Vnet
         self.nsid = -1
         self._now = now
-        self.unsettled: Callable[[], bool] = lambda: False
-        """True while hosts are still being made, so that nobody is asked yet whether he wants all groups."""
+        self.unsettled = False
+        """Made among many, which still goes on: nobody is asked yet whether he wants all groups."""
         self.hear: Callable[[], None] = lambda: None
         """Reads what the kernel told meanwhile; set by the ``Listener``."""
         self.journal = Journal(now)
@@ -207,14 +226,14 @@ class LinuxStack(Stack):
         """The stack of the namespace with that inode; set by the ``Listener``."""
         self._nics: dict[int, Ifnet] = {}
         self._groups: dict[Ifnet, dict[tuple[AddressFamily, str], Ifmultiaddr]] = {}
-        self._reads_left, self._reads_counted = float(_READS_AT_ONCE), now()
-        """How many frames that miss the filter may still have them read from the kernel's lists, and as of when."""
+        self._reads = _Allowance(_READS_AT_ONCE, _READS_A_SECOND, now())
+        """For frames that miss the filter, to have them read from the kernel's lists."""
+        self.lab_reads = self._reads
+        """The same for the whole lab; set by the ``Listener``."""
         self._all_groups_looked = now()
-        self._groups_heard = 0
         self._hearers: dict[bytes, set[int]] = {}
         self._hearers_at = -1
         """The lock's turn in which they were read."""
-        """Counts what was learned of groups, either way."""
         self._routes: list[Route] = []
         """As the present walk found them."""
         self.closing = False
@@ -778,7 +797,6 @@ class LinuxStack(Stack):
             elif new and ifa is None:
                 self._learn_address(ifp, record)
         elif isinstance(record, Maddr):
-            self._groups_heard += 1
             held, key = self._groups.setdefault(ifp, {}), (_FAMILIES[record.family], record.address)
             before, self._applying = self._applying, ifp
             try:
@@ -1017,7 +1035,7 @@ class LinuxStack(Stack):
         return any(looks)
 
     def _look_for_group(self, tower: Iterable[Ifnet], mac: bytes) -> bool:
-        """Look whether the host joined a group on one of these interfaces, and we do not know yet.
+        """Look whether the host joined a group on one of these interfaces, and we do not know yet; True when we may now.
 
         Memberships of packet sockets are never told, those of IP only by Linux 6.14
         and later: the kernel's lists are read, each time, for a program may have
@@ -1025,36 +1043,31 @@ class LinuxStack(Stack):
         by one; then what the kernel has told, and nobody has read yet, must do.
         """
         now, turns = self._now(), self.vnet.kernel.giant.turns
-        earned = (now - self._reads_counted) * _READS_A_SECOND
-        self._reads_left, self._reads_counted = min(_READS_AT_ONCE, self._reads_left + earned), now
         if self._hearers_at != turns:  # else they were read after this frame was sent: it came with others
-            if self._reads_left < 1:
-                return self._hear_of_groups()
-            self._reads_left -= 1
+            if not (self._reads.take(now) and self.lab_reads.take(now)):
+                self.hear()
+                return True
             self._hearers, self._hearers_at = Netlink(self.netns).hearers(), turns
         ours = {ifp.if_softc.tap.ifindex: ifp for ifp in tower if ifp in self.interfaces()}
-        joined = self._hearers.get(mac.hex().encode(), set()) & ours.keys()
+        joined = [ours[index] for index in self._hearers.get(mac.hex().encode(), ()) if index in ours]
         if joined:
-            if not self._hear_of_groups():
-                self.look_groups(ours[index] for index in joined)
+            self.hear()
+            untold = [ifp for ifp in joined if mac not in ifp.if_multiaddrs.link_addresses()]
+            if untold:
+                self.look_groups(untold)
             return True
         # Most are of another kind: reports of groups, which no host joins. Or a program wants them all; to find
-        # that out is two and a half times as dear.
-        if self.unsettled() or now < self._all_groups_looked + _ALL_GROUPS_EVERY:
+        # that out is three times as dear, but what 'ip link' sets is told.
+        if self.unsettled:
             return False
+        if now < self._all_groups_looked + _ALL_GROUPS_EVERY or not self.lab_reads.take(now, 3):
+            self.hear()
+            return True
         self._all_groups_looked = now
-        try:
-            with Netlink(self.netns) as netlink:
-                wanted = [self._apply_allmulti(ifp, netlink.link_get(index)) for index, ifp in ours.items()]
-            return any(wanted)
-        except OSError:
-            return False
-
-    def _hear_of_groups(self) -> bool:
-        """Hear what the kernel has told; True when groups were among it."""
-        before = self._groups_heard
-        self.hear()
-        return self._groups_heard != before
+        with contextlib.suppress(OSError), Netlink(self.netns) as netlink:
+            for index, ifp in ours.items():
+                self._apply_allmulti(ifp, netlink.link_get(index))
+        return True
 
     def look_groups(self, ifps: Iterable[Ifnet]) -> None:
         """Read the groups of the namespace afresh and apply what differs to these interfaces."""
@@ -1064,7 +1077,6 @@ class LinuxStack(Stack):
             self._apply_groups(ifp, [maddr for maddr in maddrs if maddr.index == index])
 
     def _apply_groups(self, ifp: Ifnet, maddrs: list[Maddr]) -> None:
-        self._groups_heard += 1
         held = self._groups.setdefault(ifp, {})
         nic: TapNic = ifp.if_softc
         wanted: dict[tuple[AddressFamily, str], None] = {}
@@ -1115,6 +1127,7 @@ class Listener:
         """Called, with the lock held, after something was heard."""
         self.later: Callable[[], object] = lambda: None
         """Lets ``readable`` be called again in a while; set by the lab."""
+        self._reads = _Allowance(_LAB_READS_AT_ONCE, _LAB_READS_A_SECOND, time.monotonic())
         self._owed: dict[LinuxStack, set[Ifnet]] = {}
         """What could not be read afresh the last time (no open file was left, no memory)."""
         self._awaiting: set[LinuxStack] = set()
@@ -1125,6 +1138,7 @@ class Listener:
         stack.nsid = self.monitor.watch(stack.netns)
         self._stacks[stack.nsid] = stack
         stack.journal = self.journal
+        stack.lab_reads = self._reads
         stack.hear = self.readable
         stack.owe = functools.partial(self._owe, stack)
         stack.doubt = functools.partial(self._look_later, stack)

@@ -19,6 +19,7 @@ import os
 import stat
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -114,8 +115,8 @@ class Capture:
         self._heard_by: list[list[int]] = []
         self._records: deque[_Record | Interface | str] = deque()
         self._under_way: UnderWay[_Record] = UnderWay()
-        self._accounts: list[tuple[int, Ifnet, dict[str, int]]] = []
-        """Of the NICs among the interfaces: what they had turned away when they were first heard."""
+        self._accounts: list[_Account] = []
+        """Of the NICs among the interfaces."""
         self._waiting = 0
         self._ending = threading.Event()
         self._write(self._format.begin(comment))
@@ -194,7 +195,7 @@ class Capture:
         number = self._interfaces[key] = len(self._interfaces)
         self._heard_by.append([0, 0])
         if ifp is not None:
-            self._accounts.append((number, ifp, _turned_away(ifp)))
+            self._accounts.append(_Account(number, ifp))
         self._records.append(about)
         return number
 
@@ -276,6 +277,8 @@ class Capture:
         try:
             while not self._ending.wait(PERIOD):
                 self._write_out(False)
+                for account in self._accounts:
+                    account.look()
             self._write_out(True)
         except (
             Exception
@@ -326,11 +329,10 @@ class Capture:
         """Statistics of every interface; what its NIC turned away meanwhile is a comment, and so are the remarks left."""
         now = time.monotonic_ns() + self._epoch
         comments: dict[int, list[str]] = {0: remarks}
-        for number, ifp, before in self._accounts:
-            more = {cause: count - before[cause] for cause, count in _turned_away(ifp).items()}
-            told = ", ".join(f"{cause} {count}" for cause, count in more.items() if count > 0)
+        for account in self._accounts:
+            told = ", ".join(f"{cause} {count}" for cause, count in account.look().items() if count > 0)
             if told:
-                comments.setdefault(number, []).append(f"dropped by the NIC: {told}")
+                comments.setdefault(account.number, []).append(f"dropped by the NIC: {told}")
         return [
             self._format.statistics(number, now, heard, dropped, comments.get(number, ()))
             for number, (heard, dropped) in enumerate(self._heard_by)
@@ -378,6 +380,23 @@ class Capture:
         self._thread.join()
         with contextlib.suppress(OSError):
             self._file.close()
+
+
+class _Account:
+    """What the NIC of an interface turned away since it was first heard; it may go, and is not kept for this."""
+
+    def __init__(self, number: int, ifp: Ifnet) -> None:
+        self.number = number
+        self._ifp = weakref.ref(ifp)
+        self._before = _turned_away(ifp)
+        self._more: dict[str, int] = {}
+
+    def look(self) -> dict[str, int]:
+        """Frames by cause; of a NIC that is gone as they were when somebody last looked."""
+        ifp = self._ifp()
+        if ifp is not None:
+            self._more = {cause: count - self._before[cause] for cause, count in _turned_away(ifp).items()}
+        return self._more
 
 
 def _turned_away(ifp: Ifnet) -> dict[str, int]:

@@ -59,6 +59,7 @@ class _Entered:
     ) -> None:
         if self._back < 0:
             return  # it was inside before
+        _inside.netns = None  # whatever comes between, nobody may take the thread to be there
         try:
             setns(self._back, CLONE_NEWNET)
             _inside.netns = self._outer
@@ -91,12 +92,12 @@ class Netns:
                 raise KernelRefused(
                     error.errno or 0, f"a network namespace for {name or 'the lab'}"
                 ) from error
-            try:
-                return cls(_open_own(), name)
-            finally:
-                setns(back, CLONE_NEWNET)
+            return cls(_open_own(), name)
         finally:
-            os.close(back)
+            try:
+                setns(back, CLONE_NEWNET)
+            finally:
+                os.close(back)
 
     @classmethod
     def current(cls) -> Netns:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import socket
 import struct
 import subprocess
@@ -23,8 +24,10 @@ from .sysctl import sysctl
 __all__ = ["Spares", "new_namespace"]
 
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
-_HELPER = "import sys; sys.path.insert(0, sys.argv[1]); from iflab.linux.spares import help_out; help_out()"
-_PACKAGE = str(Path(__file__).parents[2])
+_HELPER = "import sys; sys.path.append(sys.argv[1]); from iflab.linux.spares import help_out; help_out()"
+_PACKAGE = os.path.abspath(Path(__file__).parents[2])
+_PATIENCE = 5.0
+"""Seconds that the helper has to end."""
 
 
 def new_namespace(name: str = "") -> Netns:
@@ -53,7 +56,7 @@ class Spares:
     """
 
     def __init__(self, most: int = 16) -> None:
-        self._batch = most // 2
+        self._batch = max(1, most // 2)
         self._taken = 0
         self._talk, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, contextlib.ExitStack() as undo:
@@ -94,8 +97,18 @@ class Spares:
 
     def close(self) -> None:
         """Make no more, and let go of those that nobody took."""
-        self._talk.close()  # with those that are on their way in it; the helper can send no more, and ends
-        self._process.wait()
+        with contextlib.suppress(OSError):
+            self._talk.shutdown(
+                socket.SHUT_RDWR
+            )  # the helper can send no more, and ends; a forked child may hold it, too
+        while (netns := self.take("")) is not None:
+            netns.close()
+        self._talk.close()
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 def help_out() -> None:

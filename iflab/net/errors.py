@@ -45,13 +45,17 @@ def refuse(code: int, why: str) -> OSError:
     return OSError(code, why)
 
 
+class Terminated(SystemExit):
+    """SIGTERM or SIGHUP came: the program ends, and with it its labs."""
+
+
 def report(log: logging.Logger, error: BaseException, text: str, *args: object) -> None:
     """Log what code of a user's has raised, with its traceback, so that the caller can go on.
 
     ``SystemExit`` and the like too: no callback may end a thread of the lab. Raises
-    ``KeyboardInterrupt`` again.
+    ``KeyboardInterrupt`` and ``Terminated`` again.
     """
-    if isinstance(error, KeyboardInterrupt):
+    if isinstance(error, (KeyboardInterrupt, Terminated)):
         raise error
     log.error(text, *args, exc_info=error)
 

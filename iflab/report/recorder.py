@@ -17,12 +17,14 @@ recording changes neither what the hosts send nor the way it takes.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from copy import copy
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -497,13 +499,13 @@ class Recorder:
 
     def recording(self) -> Recording:
         """All that was recorded so far, for ``write`` or a program of your own."""
-        if self._final is None:
-            with self._lab.lock, self._work:
+        with contextlib.ExitStack() as undo:
+            if self._final is None:  # all is of one moment, while the lab goes on
+                undo.enter_context(self._lab.lock)
+            undo.enter_context(self._work)
+            if self._final is None:
                 self._digest()
-                nodes, nics, wires = self._count()
-        else:
-            nodes, nics, wires = self._final
-        with self._work:
+            nodes, nics, wires = self._final or self._count()
             frames = list(self._tape)
             return Recording(
                 about=self.about,
@@ -516,8 +518,8 @@ class Recorder:
                 nodes=nodes,
                 nics=nics,
                 wires=wires,
-                timeline=self._timeline,
-                conversations=self._flows.all(),
+                timeline=self._timeline.copy(),
+                conversations=[copy(each) for each in self._flows.all()],
                 conversations_forgotten=self._flows.forgotten,
                 frames=frames,
                 frames_seen=self._frames,

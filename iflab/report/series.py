@@ -8,6 +8,7 @@ run of a second and a run of a day take the same memory.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 
 __all__ = ["Bin", "Timeline"]
 
@@ -86,6 +87,15 @@ class Timeline:
         if found is None:
             found = series[number] = Bin()
         return found
+
+    def copy(self) -> Timeline:
+        """All as it is now; what comes later does not change it."""
+        there = Timeline(self.bins, self.width)
+        there.series = {
+            key: {number: copy(each) for number, each in series.items()}
+            for key, series in self.series.items()
+        }
+        return there
 
     def _double(self) -> None:
         self.width *= 2
