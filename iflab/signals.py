@@ -64,6 +64,8 @@ def _came(number: int, frame: FrameType | None) -> None:
 
 def _again(number: int) -> None:
     """On an engine's thread, with the lock held: so the main thread has not got it."""
+    if number not in _since:
+        return  # one that came later has raised for both
     _raised.clear()
     main = threading.main_thread().ident
     if main is not None:

@@ -1,16 +1,18 @@
 """What kernels differ in: found by trying, named by ``iflab check``, and made up for where it is missing."""
 
+import contextlib
 import errno
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 import time
 
 import pytest
 
-from iflab import Lab
+from iflab import Lab, stack
 from iflab.linux import KernelRefused, Netlink, Netns, Tap, check, monitor
 from iflab.linux.features import features
 from iflab.linux.netlink import IFF_UP
@@ -189,6 +191,50 @@ class TestWithoutNoticesOfGroups:
                 program.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, self.MEMBERSHIP)
                 assert self.news(alice, 1) == 1
             alice.lab.check()  # learns that it left; until then the filter may let too much through
+
+    def test_a_notice_of_another_group_stands_for_none(self, lab):
+        """Of memberships of packet sockets no kernel tells: what it tells of others must not end the search."""
+        alice = lab.host("told")
+        em0 = alice.nic("em0", "192.0.2.1/24")
+        other = bytes.fromhex("01005e7c0009")
+        with (
+            alice.socket(socket.AF_INET, socket.SOCK_DGRAM) as program,
+            alice.socket(socket.AF_PACKET, socket.SOCK_RAW) as sniffer,
+            lab.lock,
+        ):
+            program.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, self.MEMBERSHIP)
+            membership = struct.pack("iHH8s", em0.if_softc.tap.ifindex, 0, 6, other)
+            sniffer.setsockopt(
+                263, 1, membership
+            )  # SOL_PACKET, PACKET_ADD_MEMBERSHIP; PACKET_MR_MULTICAST is 0
+            assert em0.if_softc.accepts(other)
+            assert em0.if_softc.accepts(self.MAC)
+        lab.check()
+
+    @pytest.mark.parametrize("how", ["ip", "packet socket"])
+    def test_who_wants_all_groups_has_them_while_others_are_built(self, lab, how):
+        alice = lab.host("early")
+        em0 = alice.nic("em0", "192.0.2.1/24")
+        with lab.building(), contextlib.ExitStack() as undo:
+            for number in range(20):
+                lab.host(f"h{number}")
+            if how == "ip":
+                alice.run("ip link set em0 allmulticast on", check=True)
+            else:
+                sniffer = undo.enter_context(alice.socket(socket.AF_PACKET, socket.SOCK_RAW))
+                sniffer.setsockopt(
+                    263, 1, struct.pack("iHH8s", em0.if_softc.tap.ifindex, 2, 6, b"")
+                )  # PACKET_MR_ALLMULTI
+                time.sleep(0.3)  # so often it is asked
+            assert self.news(alice, 1) == 1
+
+    def test_looks_are_rationed(self):
+        allowance = stack._Allowance(20, 50, now=100.0)
+        assert sum(allowance.take(100.0) for _ in range(100)) == 20
+        assert sum(allowance.take(100.11) for _ in range(100)) == 5
+        assert not allowance.take(100.14, 3)
+        assert allowance.take(100.18, 3)
+        assert sum(allowance.take(999.0) for _ in range(100)) == 20
 
     def test_netstat_lists_what_a_program_joined_a_moment_ago(self, alice):
         with alice.socket(socket.AF_INET, socket.SOCK_DGRAM) as program:

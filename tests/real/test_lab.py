@@ -432,6 +432,68 @@ def test_signals_take_the_lab_down(tmp_path, number):
         assert process.returncode == 128 + number
 
 
+def program(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60 * PATIENCE)
+
+
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [(signal.SIGINT, "KeyboardInterrupt"), (signal.SIGTERM, "Terminated"), (signal.SIGHUP, "Terminated")],
+)
+def test_a_signal_does_not_end_a_change_in_the_middle(number, error):
+    done = program(
+        "import os, time\nfrom iflab import Lab\nwith Lab() as lab:\n"
+        "    try:\n"
+        "        with lab.lock:\n"
+        f"            os.kill(os.getpid(), {int(number)})\n"
+        "            for _ in range(1000): pass\n"
+        "            print('whole')\n"
+        "        time.sleep(30)\n"
+        "    except BaseException as error:\n"
+        "        print(type(error).__name__, lab.lock.owned())\n"
+    )
+    assert done.stdout == f"whole\n{error} False\n", done.stderr
+
+
+def test_signals_come_while_the_lock_is_taken_and_given_back_all_the_time():
+    done = program(
+        "import os, random, signal, threading, time\nfrom iflab import Lab\n"
+        "def send():\n"
+        "    for _ in range(300):\n"
+        "        want.wait(); want.clear(); time.sleep(random.uniform(0, 0.002))\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "want, came = threading.Event(), 0\n"
+        "with Lab() as lab:\n"
+        "    threading.Thread(target=send, daemon=True).start()\n"
+        "    while came < 300:\n"
+        "        try:\n"
+        "            want.set()\n"
+        "            while True:\n"
+        "                with lab.lock: pass\n"
+        "        except KeyboardInterrupt:\n"
+        "            came += 1\n"
+        "            if lab.lock.owned(): print('kept'); lab.lock.release()\n"
+        "    print(came)\n"
+    )
+    assert done.stdout == "300\n", done.stderr
+
+
+def test_one_who_never_lets_go_of_the_lock_can_be_ended_all_the_same(monkeypatch):
+    done = program(
+        "import os, time\nfrom iflab import Lab, signals\nsignals.LONGEST = 0.2\n"
+        "with Lab() as lab:\n"
+        "    try:\n"
+        "        with lab.lock:\n"
+        "            os.kill(os.getpid(), 2)\n"
+        "            time.sleep(0.3)\n"
+        "            os.kill(os.getpid(), 2)\n"
+        "            time.sleep(30)\n"
+        "    except KeyboardInterrupt:\n"
+        "        print('ended')\n"
+    )
+    assert done.stdout == "ended\n", done.stderr
+
+
 def test_labs_killed_at_random_moments_leave_nothing(tmp_path):
     """A short run of it; the long one kills 200 (IFLAB_KILLS=200)."""
     import random
@@ -635,6 +697,29 @@ def test_where_no_helper_can_be_started_hosts_are_made_all_the_same(lab, own, mo
             lab.host(f"h{number}")
     assert len(own) == len(lab.hosts) == 20
     assert gc.isenabled()
+
+
+def test_a_program_that_forked_while_it_built_goes_on():
+    done = program(
+        "import os, signal, time\nfrom iflab.lab import Lab\nlab = Lab(control=False)\n"
+        "with lab.building():\n"
+        "    for number in range(20): lab.host(f'h{number}')\n"
+        "    if not (child := os.fork()): time.sleep(600); os._exit(0)\n"
+        "    began = time.monotonic()\n"
+        "print(time.monotonic() - began)\n"
+        "os.kill(child, signal.SIGKILL); os.waitpid(child, 0); lab.close()\n"
+    )
+    assert float(done.stdout) < 4 * PATIENCE, done.stderr
+
+
+def test_a_lab_that_is_closed_while_it_is_built_leaves_nothing(lab):
+    with Lab("early") as early:
+        with early.building():
+            for number in range(20):
+                early.host(f"h{number}")
+            early.close()
+        assert helpers() == []
+        assert gc.isenabled()
 
 
 def test_a_helper_ends_with_a_builder_that_is_killed():
