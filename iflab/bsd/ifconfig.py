@@ -47,6 +47,7 @@ from iflab.net import (
     Vnet,
     as_sockaddr,
 )
+from iflab.net.flags import IFNAMSIZ
 
 from .command import CommandError, bits_text, number, options, reason
 from .devices import (
@@ -620,7 +621,13 @@ def _unset_description(run: _Run, word: str) -> None:
 
 
 def _group(cmd: str) -> Callable[..., None]:
+    who = "setifgroup" if cmd == "SIOCAIFGROUP" else "unsetifgroup"
+
     def act(run: _Run, word: str, name: str) -> None:
+        if name[-1:].isdigit():
+            raise CommandError(f"ifconfig: {who}: group names may not end in a digit")
+        if len(name.encode()) >= IFNAMSIZ:
+            raise CommandError(f"ifconfig: {who}: group name too long")
         run.request(cmd, f"{word} {name}", Ifgroupreq(ifgr_name=run.name, ifgr_group=name))
 
     return act

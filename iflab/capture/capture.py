@@ -111,7 +111,10 @@ class Capture:
         self.dropped = 0
         self._epoch = time.time_ns() - time.monotonic_ns()
         self._undo: list[Callable[[], None]] = []
-        self._interfaces: dict[Any, int] = {}
+        self._interfaces: dict[int, int] = {}
+        """Numbers of NICs and ends of wires by their ``id``. They may go: ..."""
+        self._known: list[weakref.ref[Any]] = []
+        """... then they are taken out, before another one has that ``id``."""
         self._heard_by: list[list[int]] = []
         self._records: deque[_Record | Interface | str] = deque()
         self._under_way: UnderWay[_Record] = UnderWay()
@@ -192,7 +195,9 @@ class Capture:
 
     def _interface(self, key: Any, about: Interface, ifp: Ifnet | None) -> int:
         """The number of a new interface, which is told to the file."""
-        number = self._interfaces[key] = len(self._interfaces)
+        place, number = id(key), len(self._heard_by)
+        self._interfaces[place] = number
+        self._known.append(weakref.ref(key, lambda _: self._interfaces.pop(place, None)))
         self._heard_by.append([0, 0])
         if ifp is not None:
             self._accounts.append(_Account(number, ifp))
@@ -200,7 +205,7 @@ class Capture:
         return number
 
     def _of_end(self, end: End) -> int:
-        number = self._interfaces.get(end)
+        number = self._interfaces.get(id(end))
         if number is not None:
             return number
         ifp = getattr(end.port, "ifp", None)
@@ -213,7 +218,7 @@ class Capture:
         return self._interface(end, Interface(end.port.name, about, mac, speed, *self._limits), ifp)
 
     def _of_nic(self, ifp: Ifnet) -> int:
-        number = self._interfaces.get(ifp)
+        number = self._interfaces.get(id(ifp))
         if number is not None:
             return number
         name = ifp.if_softc.name if ifp.if_softc is not None else ifp.if_xname

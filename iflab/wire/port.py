@@ -90,7 +90,18 @@ class End:
     cable meets nothing but the counters. ``up`` is the carrier at this end.
     """
 
-    __slots__ = ("accepts", "flow", "gate", "listeners", "port", "send", "straight_to", "up", "wire")
+    __slots__ = (
+        "__weakref__",
+        "accepts",
+        "flow",
+        "gate",
+        "listeners",
+        "port",
+        "send",
+        "straight_to",
+        "up",
+        "wire",
+    )
 
     def __init__(self, wire: Wire, port: Port) -> None:
         self.wire = wire

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import re
 import stat
 import subprocess
 import threading
 import time
+import weakref
 from collections import Counter
 
 import pytest
@@ -18,6 +20,7 @@ from scapy.utils import RawPcapReader
 import iflab.capture.capture as capture_module
 from iflab.capture import Capture
 from iflab.drivers import TapNic
+from iflab.drivers.faulty import Vanishing
 from iflab.faults import Corrupt, Duplicate, Rate
 from iflab.net import IFF
 from tests.linux_tools import PATIENCE, eventually, need, open_files, without_ipv6
@@ -375,6 +378,32 @@ def test_what_fitted_on_a_full_disk_can_be_read(lab, tmp_path, caplog):
         assert caplog.text.count("No space left on device") == 1
     finally:
         subprocess.run(["umount", "-l", str(small)], check=True)
+
+
+def test_a_nic_that_is_pulled_out_is_not_kept_by_a_capture(lab, tmp_path):
+    alice, bob = lab.host("alice"), lab.host("bob")
+    em0 = alice.nic("em0", "192.0.2.1/24", driver=Vanishing)
+    lab.cable(em0, bob.nic("em0", "192.0.2.2/24"))
+    path = tmp_path / "run.pcapng"
+    with lab.capture(path) as capture:
+        assert alice.ping("192.0.2.2").received == 1
+        em0.if_iqdrops += 3
+        time.sleep(0.3)  # it looks now and then
+        em0.if_softc.vanish()
+        gone = weakref.ref(em0)
+        del em0
+        lab.wait_for_closers()
+        eventually(lambda: (gc.collect(), gone())[1] is None)
+        for number in range(20):  # they may get the place in memory that it had
+            nic = alice.nic(f"em{number + 1}", f"10.0.{number}.1/24")
+            lab.cable(nic, bob.nic(f"em{number + 1}", f"10.0.{number}.2/24"))
+            assert alice.ping(f"10.0.{number}.2").received == 1
+        frames = capture.frames
+
+    assert len(fields(path, "frame.number")) == frames
+    names = {name for (name,) in fields(path, "frame.interface_name")}
+    assert {f"alice:em{number}" for number in range(21)} <= names
+    assert b"dropped by the NIC: in queue full 3" in path.read_bytes()
 
 
 def test_very_long_words_are_cut_and_the_file_is_whole(lab, tmp_path):

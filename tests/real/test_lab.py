@@ -699,6 +699,31 @@ def test_where_no_helper_can_be_started_hosts_are_made_all_the_same(lab, own, mo
     assert gc.isenabled()
 
 
+def test_a_lab_is_not_closed_by_who_holds_its_lock(lab):
+    said = []
+
+    def close():
+        try:
+            lab.close()
+        except LabError as error:
+            said.append(str(error))
+
+    lab.at(0, close)
+    eventually(lambda: said)
+    assert said[0].startswith("closing the lab waits, and holds the lab's lock")
+    assert not lab.closed
+    lab.host("late")
+
+
+def test_a_wire_is_of_one_lab(lab):
+    mine = lab.host("alice").nic("em0")
+    with Lab("other") as other:
+        theirs = other.host("bob").nic("em0")
+        with pytest.raises(LabError, match="is another lab's; a wire is of one lab"):
+            lab.cable(mine, theirs)
+    assert not lab.wires
+
+
 def test_a_program_that_forked_while_it_built_goes_on():
     done = program(
         "import os, signal, time\nfrom iflab.lab import Lab\nlab = Lab(control=False)\n"

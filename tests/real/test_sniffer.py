@@ -279,3 +279,9 @@ def test_a_sniffer_follows_its_nic_to_another_host(lab, pair):
         assert carol.ping("192.0.2.2").received == 1
 
         assert {each.where for each in sniffer.heard()} == {"carol:em0"}
+
+
+def test_an_option_that_nobody_knows_is_told(lab):
+    lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    with pytest.raises(TypeError, match=r"sniff\(\) knows no option 'timout'; it takes chainCC, count, "):
+        lab.sniff("alice:em0", timout=0.1)
