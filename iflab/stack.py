@@ -182,6 +182,8 @@ class _Allowance:
     def __init__(self, most: float, a_second: float, now: float) -> None:
         self._most, self._a_second = most, a_second
         self._left, self._counted = most, now
+        self.heard_at = -1
+        """The lock's turn in which what the kernel had told was last heard, for want of a look."""
 
     def take(self, now: float, count: float = 1) -> bool:
         """Take ``count`` of what is left; False when that is less."""
@@ -1045,8 +1047,7 @@ class LinuxStack(Stack):
         now, turns = self._now(), self.vnet.kernel.giant.turns
         if self._hearers_at != turns:  # else they were read after this frame was sent: it came with others
             if not (self._reads.take(now) and self.lab_reads.take(now)):
-                self.hear()
-                return True
+                return self._hear_once(turns)
             self._hearers, self._hearers_at = Netlink(self.netns).hearers(), turns
         ours = {ifp.if_softc.tap.ifindex: ifp for ifp in tower if ifp in self.interfaces()}
         joined = [ours[index] for index in self._hearers.get(mac.hex().encode(), ()) if index in ours]
@@ -1061,12 +1062,19 @@ class LinuxStack(Stack):
         if self.unsettled:
             return False
         if now < self._all_groups_looked + _ALL_GROUPS_EVERY or not self.lab_reads.take(now, 3):
-            self.hear()
-            return True
+            return self._hear_once(turns)
         self._all_groups_looked = now
         with contextlib.suppress(OSError), Netlink(self.netns) as netlink:
             for index, ifp in ours.items():
                 self._apply_allmulti(ifp, netlink.link_get(index))
+        return True
+
+    def _hear_once(self, turns: int) -> bool:
+        """Hear what the kernel has told, unless that was done since the frames of this turn of the lock were sent."""
+        if self.lab_reads.heard_at == turns:
+            return False
+        self.lab_reads.heard_at = turns
+        self.hear()
         return True
 
     def look_groups(self, ifps: Iterable[Ifnet]) -> None:
