@@ -95,7 +95,9 @@ class Signals:
                 self._before[number] = signal.signal(number, _came)
 
     def end(self) -> None:
-        """As it was before."""
+        """As it was before; what the program has set meanwhile stays."""
         _engines.discard(self._engine)
         while self._before:
-            signal.signal(*self._before.popitem())
+            number, before = self._before.popitem()
+            if signal.getsignal(number) is _came:
+                signal.signal(number, before)
