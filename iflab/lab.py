@@ -518,10 +518,7 @@ class Lab:
             self._wait_operational(wire.ends, LINK_PATIENCE)
         elif len(self.wires) % BUILD_STEP == 0:
             with self.lock:
-                for _ in range(5):
-                    self._listener.readable()
-                    if self._listener.monitor.drained:
-                        break
+                self._listener.readable(limit=None)
 
     @contextlib.contextmanager
     def building(self) -> Iterator[None]:

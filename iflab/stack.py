@@ -182,8 +182,6 @@ class _Allowance:
     def __init__(self, most: float, a_second: float, now: float) -> None:
         self._most, self._a_second = most, a_second
         self._left, self._counted = most, now
-        self.heard_at = -1
-        """The lock's turn in which what the kernel had told was last heard, for want of a look."""
 
     def take(self, now: float, count: float = 1) -> bool:
         """Take ``count`` of what is left; False when that is less."""
@@ -212,6 +210,8 @@ class LinuxStack(Stack):
         """Made among many, which still goes on: nobody is asked yet whether he wants all groups."""
         self.hear: Callable[[], None] = lambda: None
         """Reads what the kernel told meanwhile; set by the ``Listener``."""
+        self.hear_once: Callable[[int], bool] = lambda turns: False
+        """The same, the first time in a turn of the lock, and then true; set by the ``Listener``."""
         self.journal = Journal(now)
         """When each field of each interface last changed; the ``Listener``'s own once it listens."""
         self.group_number: Callable[[str], int] = lambda name: 0
@@ -1047,7 +1047,7 @@ class LinuxStack(Stack):
         now, turns = self._now(), self.vnet.kernel.giant.turns
         if self._hearers_at != turns:  # else they were read after this frame was sent: it came with others
             if not (self._reads.take(now) and self.lab_reads.take(now)):
-                return self._hear_once(turns)
+                return self.hear_once(turns)
             self._hearers, self._hearers_at = Netlink(self.netns).hearers(), turns
         ours = {ifp.if_softc.tap.ifindex: ifp for ifp in tower if ifp in self.interfaces()}
         joined = [ours[index] for index in self._hearers.get(mac.hex().encode(), ()) if index in ours]
@@ -1062,19 +1062,11 @@ class LinuxStack(Stack):
         if self.unsettled:
             return False
         if now < self._all_groups_looked + _ALL_GROUPS_EVERY or not self.lab_reads.take(now, 3):
-            return self._hear_once(turns)
+            return self.hear_once(turns)
         self._all_groups_looked = now
         with contextlib.suppress(OSError), Netlink(self.netns) as netlink:
             for index, ifp in ours.items():
                 self._apply_allmulti(ifp, netlink.link_get(index))
-        return True
-
-    def _hear_once(self, turns: int) -> bool:
-        """Hear what the kernel has told, unless that was done since the frames of this turn of the lock were sent."""
-        if self.lab_reads.heard_at == turns:
-            return False
-        self.lab_reads.heard_at = turns
-        self.hear()
         return True
 
     def look_groups(self, ifps: Iterable[Ifnet]) -> None:
@@ -1136,6 +1128,8 @@ class Listener:
         self.later: Callable[[], object] = lambda: None
         """Lets ``readable`` be called again in a while; set by the lab."""
         self._reads = _Allowance(_LAB_READS_AT_ONCE, _LAB_READS_A_SECOND, time.monotonic())
+        self._heard_at = -1
+        """The lock's turn in which a frame last wanted it heard."""
         self._owed: dict[LinuxStack, set[Ifnet]] = {}
         """What could not be read afresh the last time (no open file was left, no memory)."""
         self._awaiting: set[LinuxStack] = set()
@@ -1148,6 +1142,7 @@ class Listener:
         stack.journal = self.journal
         stack.lab_reads = self._reads
         stack.hear = self.readable
+        stack.hear_once = self._hear_once
         stack.owe = functools.partial(self._owe, stack)
         stack.doubt = functools.partial(self._look_later, stack)
         stack.awaits = self._await_notices
@@ -1159,12 +1154,12 @@ class Listener:
         self._owed.pop(stack, None)
         self._awaiting.discard(stack)
 
-    def readable(self) -> None:
-        """Read what was told; runs on the engine's thread with the lock held."""
+    def readable(self, limit: int | None = _AT_ONCE) -> None:
+        """Read what was told, of about ``limit`` messages or all; with the lock held, mostly on the engine's thread."""
         dirty, self._owed = self._owed, {}
         links: dict[Ifnet, tuple[LinuxStack, Link]] = {}
         changes: list[tuple[LinuxStack, Ifnet, Change]] = []
-        for change in self.monitor.read(limit=_AT_ONCE):
+        for change in self.monitor.read(limit=limit):
             if change.kind == "overflow":
                 self.overflows += 1
                 _log.info("the kernel told more than we could hear; reading everything afresh")
@@ -1213,6 +1208,14 @@ class Listener:
         if self.monitor.drained:
             self._awaiting = {stack for stack in self._awaiting if not stack.all_told()}
         self.on_heard()
+
+    def _hear_once(self, turns: int) -> bool:
+        """Hear, unless that was done since the frames of this turn of the lock were sent."""
+        if self._heard_at == turns:
+            return False
+        self._heard_at = turns
+        self.readable()
+        return True
 
     def _owe(self, stack: LinuxStack, ifps: set[Ifnet], error: Exception) -> None:
         """It could not be read now; nothing is lost as long as it is later. A bug is told and not tried again."""

@@ -46,6 +46,9 @@ BACKLOG = 256 << 20
 PERIOD = 0.02
 """Seconds between two writes."""
 
+LOOK_EVERY = 0.25
+"""Seconds between two looks at what the NICs turned away, for one that goes meanwhile."""
+
 PATIENCE = 2.0
 """Seconds that a frame waits for its fate (it may be in a long cable) before it is written without."""
 
@@ -112,9 +115,7 @@ class Capture:
         self._epoch = time.time_ns() - time.monotonic_ns()
         self._undo: list[Callable[[], None]] = []
         self._interfaces: dict[int, int] = {}
-        """Numbers of NICs and ends of wires by their ``id``. They may go: ..."""
-        self._known: list[weakref.ref[Any]] = []
-        """... then they are taken out, before another one has that ``id``."""
+        """Numbers of NICs and ends of wires by their ``id``; those that go are taken out, before another one has that."""
         self._heard_by: list[list[int]] = []
         self._records: deque[_Record | Interface | str] = deque()
         self._under_way: UnderWay[_Record] = UnderWay()
@@ -197,7 +198,7 @@ class Capture:
         """The number of a new interface, which is told to the file."""
         place, number = id(key), len(self._heard_by)
         self._interfaces[place] = number
-        self._known.append(weakref.ref(key, lambda _: self._interfaces.pop(place, None)))
+        weakref.finalize(key, self._interfaces.pop, place, None).atexit = False
         self._heard_by.append([0, 0])
         if ifp is not None:
             self._accounts.append(_Account(number, ifp))
@@ -280,10 +281,13 @@ class Capture:
 
     def _run(self) -> None:
         try:
+            looked = time.monotonic()
             while not self._ending.wait(PERIOD):
                 self._write_out(False)
-                for account in self._accounts:
-                    account.look()
+                if time.monotonic() > looked + LOOK_EVERY:
+                    looked = time.monotonic()
+                    for account in self._accounts:
+                        account.look()
             self._write_out(True)
         except (
             Exception

@@ -133,16 +133,10 @@ class Netns:
         """
         with self.entered():
             try:
-                fd = os.open(f"/proc/thread-self/net/{name}", os.O_RDONLY | os.O_CLOEXEC)
+                with open(f"/proc/thread-self/net/{name}", "rb", buffering=0) as file:
+                    return file.readall().splitlines()
             except FileNotFoundError:
                 return []
-            try:
-                parts = []
-                while part := os.read(fd, 1 << 16):
-                    parts.append(part)
-                return b"".join(parts).splitlines()
-            finally:
-                os.close(fd)
 
     def close(self) -> None:
         """Let go of the namespace; it lives on while sockets or processes are in it."""

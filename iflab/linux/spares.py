@@ -98,9 +98,8 @@ class Spares:
     def close(self) -> None:
         """Make no more, and let go of those that nobody took."""
         with contextlib.suppress(OSError):
-            self._talk.shutdown(
-                socket.SHUT_RDWR
-            )  # the helper can send no more, and ends; a forked child may hold it, too
+            # The helper can send no more, and ends. To close is not enough: a forked child may hold it, too.
+            self._talk.shutdown(socket.SHUT_RDWR)
         while (netns := self.take("")) is not None:
             netns.close()
         self._talk.close()

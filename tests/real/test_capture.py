@@ -388,7 +388,7 @@ def test_a_nic_that_is_pulled_out_is_not_kept_by_a_capture(lab, tmp_path):
     with lab.capture(path) as capture:
         assert alice.ping("192.0.2.2").received == 1
         em0.if_iqdrops += 3
-        time.sleep(0.3)  # it looks now and then
+        time.sleep(1)  # it looks four times a second
         em0.if_softc.vanish()
         gone = weakref.ref(em0)
         del em0
