@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from .host import Host
     from .lab import Lab
     from .switch import Switch
-    from .wire import Port, Wire
+    from .wire import Wire
 
 __all__ = [
     "Client",
@@ -291,7 +291,7 @@ class ControlServer:
         if verb in ("cut", "mend"):
             wire = self._wire(request)
             with self.lab.lock:
-                (wire.cut if verb == "cut" else wire.mend)(self._towards(wire, request.get("towards")))
+                (wire.cut if verb == "cut" else wire.mend)(request.get("towards"))
             return {"ok": True}, []
         raise ValueError(
             f"the lab cannot do {verb!r}; "
@@ -304,16 +304,6 @@ class ControlServer:
             there = ", ".join(self.lab.wires) or "none"
             raise ValueError(f"{self.lab.name} has no wire {request.get('wire')!r}; its wires are {there}")
         return wire
-
-    @staticmethod
-    def _towards(wire: Wire, name: str | None) -> Port | None:
-        if name is None:
-            return None
-        port = next((port for port in wire.ends if port.name == name), None)
-        if port is None:
-            there = ", ".join(port.name for port in wire.ends) or "nothing"
-            raise ValueError(f"{name} is not plugged into {wire.name}; plugged in: {there}")
-        return port
 
     def _host(self, request: dict[str, Any]) -> Host:
         host = self.lab.hosts.get(str(request.get("host")))

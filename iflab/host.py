@@ -11,11 +11,12 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from iflab.drivers import TapNic
 from iflab.drivers.faulty import FaultyNic
-from iflab.linux import Netns, check_name, explained
+from iflab.linux import Netns, check_name, explained, sysctl
 from iflab.linux.netlink import as_interface
 from iflab.net import IFF, Ifnet, Ifreq, Priv, Thread, Vnet
 from iflab.net.flags import IF_MAXMTU
@@ -115,7 +116,10 @@ class Server:
 
 
 class Host:
-    """One host. Made by ``lab.host(name)``; its NICs by ``host.nic(name, addresses...)``."""
+    """One host. Made by ``lab.host(name)``; its NICs by ``host.nic(name, addresses...)``.
+
+    When its lab is closed nothing can be done with it any more: ``LabError``.
+    """
 
     def __init__(self, lab: Lab, name: str, vnet: Vnet, netns: Netns, stack: LinuxStack) -> None:
         self.lab = lab
@@ -154,6 +158,7 @@ class Host:
         ``Missing`` when there is no tun device or no open file is left, and ``OSError``
         when the kernel refuses; nothing is left behind then.
         """
+        self.lab.check_open()
         check_name(name)
         interfaces = [self._interface(address) for address in addresses]
         if not isinstance(mtu, int) or not 0 < mtu <= IF_MAXMTU:  # what is too small, the kernel says
@@ -188,7 +193,8 @@ class Host:
 
     def _interface(self, address: str) -> str:
         try:
-            if not isinstance(address, str):  # a number would be an address, too
+            # A number would be an address, too; without its prefix one would be alone on its wire.
+            if not isinstance(address, str) or "/" not in address or "%" in address:
                 raise ValueError
             return str(as_interface(address))
         except ValueError:
@@ -204,11 +210,14 @@ class Host:
         """Add a route, ``"default"`` or a network, through the neighbour ``via``. Raises ``OSError``, ``ValueError``."""
         from iflab.linux import Netlink
 
+        self.lab.check_open()
+        _check_address(via)
         with Netlink(self.netns) as netlink:
             netlink.route_add(destination, via=via)
 
     def address(self, family: int = socket.AF_INET) -> str:
         """The host's first address of a family that is not link-local. Raises ``LabError``."""
+        self.lab.check_open()
         for ifp in self.vnet.ifnets():
             for ifa in ifp.if_addrhead:
                 text = str(ifa.ifa_addr)
@@ -239,6 +248,7 @@ class Host:
         """Carry out one of FreeBSD's commands for a caller who holds these privileges."""
         from iflab import bsd
 
+        self.lab.check_open()
         bsd.load_ahead(args)
         with self.lab.lock:
             self.stack.hear()  # what was changed with Linux's own means, and told, is not late here
@@ -250,6 +260,21 @@ class Host:
                 self.stack.look_groups(self.nics.values())
             td = Thread(self.vnet.prison, holds)
             return bsd.carry_out(command, self.vnet, args, td, self.stack.route_rows)
+
+    def sysctl(self, name: str, value: int | str | None = None) -> str:
+        """Read a setting, after setting it to ``value`` if given: ``host.sysctl("net.ipv4.ip_forward", 1)``.
+
+        Names of the interface layer are FreeBSD's (``net.link.log_link_state_change``), all
+        others those of Linux above it (Documentation/networking/ip-sysctl.rst). Raises
+        ``CommandError`` for the former, ``KernelRefused`` and ``ValueError`` for the latter.
+        """
+        self.lab.check_open()
+        kernel = self.vnet.kernel
+        if name not in kernel.vnet_settings and name not in [row.name for row in kernel.sysctl]:
+            return sysctl(self.netns, name, value)
+        if value is not None:
+            self.bsd("sysctl", [f"{name}={value}"])
+        return self.bsd("sysctl", ["-n", name]).strip()
 
     # programs
 
@@ -265,15 +290,14 @@ class Host:
         """Run a program to its end and return its output and status, as ``subprocess.run`` does.
 
         A text is given to the shell, a list is run as it is. Raises
-        ``FileNotFoundError``, ``subprocess.TimeoutExpired``, and with ``check``
-        ``subprocess.CalledProcessError``.
+        ``FileNotFoundError``, ``subprocess.TimeoutExpired``, with ``check``
+        ``subprocess.CalledProcessError``, and ``LabError`` for what is no command.
         """
-        argv = ["/bin/sh", "-c", cmd] if isinstance(cmd, str) else list(cmd)
         popen.setdefault("stdin", subprocess.PIPE if input is not None else subprocess.DEVNULL)
         popen.setdefault("stdout", subprocess.PIPE)
         popen.setdefault("stderr", subprocess.PIPE)
         popen.setdefault("text", True)
-        with self.popen(argv, **popen) as process:
+        with self.popen(cmd, **popen) as process:
             try:
                 out, err = process.communicate(input, timeout=timeout)
             except BaseException:
@@ -299,16 +323,15 @@ class Host:
         ``listens`` names ports that it will listen on, ``"tcp/80"`` or ``"udp/67"``:
         ``lab.wait_ready`` waits for them.
         """
-        ports = [listens] if isinstance(listens, str) else list(listens)
-        for port in ports:
-            _check_port(port)
-        argv = ["/bin/sh", "-c", cmd] if isinstance(cmd, str) else list(cmd)
-        process = self.lab.keeper.spawn(self.netns, argv, hostname=self.name, **popen)
+        self.lab.check_open()
+        ports = check_ports(listens)
+        process = self.lab.keeper.spawn(self.netns, _argv(cmd), hostname=self.name, **popen)
         self.awaited += [(port, process) for port in ports]
         return process
 
     def listening(self) -> set[str]:
         """Ports that programs of this host listen on: ``"tcp/80"``, ``"udp/67"``, both families together."""
+        self.lab.check_open()
         found = set()
         with self.netns.entered():
             for table, state in (("tcp", "0A"), ("tcp6", "0A"), ("udp", "07"), ("udp6", "07")):
@@ -322,10 +345,12 @@ class Host:
         self, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM, proto: int = 0
     ) -> socket.socket:
         """Open a socket of this host, for use from any thread of this process."""
+        self.lab.check_open()
         return self.netns.socket(family, kind, proto)
 
     def call(self, fn: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Call ``fn`` inside the host, on this thread: the sockets it makes are the host's."""
+        self.lab.check_open()
         with self.netns.entered():
             return fn(*args, **kwargs)
 
@@ -344,17 +369,18 @@ class Host:
 
         One is sent every ``interval`` seconds, whether or not those before it were
         answered; with 0 each waits for the one before it. A request is lost when there
-        is no reply within ``timeout`` seconds. Raises ``LabError`` for what is no address
+        is no reply within ``timeout`` seconds; ``PingResult.errors`` says what was reported
+        instead, such as no route. Raises ``LabError`` for what is no address
         or no count, and where waiting would hold up the lab (``Lab.check_may_wait``).
         """
-        try:
-            ipaddress.ip_address(address)
-        except ValueError:
-            raise LabError(f"{address!r} is no address; write 192.0.2.1 or 2001:db8::1") from None
-        if count < 1 or not 0 <= size <= 65_507:
+        _check_address(address)
+        if not isinstance(count, int) or not isinstance(size, int) or count < 1 or not 0 <= size <= 65_507:
             raise LabError(
-                f"ping: a count of {count} and {size} octets of data cannot be; use 1 or more, and 0 to 65507"
+                f"ping: a count of {count!r} and {size!r} octets of data cannot be; use 1 or more, and 0 to 65507"
             )
+        for what, seconds in (("a timeout", timeout), ("an interval", interval)):
+            if not isinstance(seconds, Real) or not 0 <= seconds < float("inf"):
+                raise LabError(f"ping: {what} of {seconds!r} s cannot be; use 0 or more seconds")
         self.lab.check_may_wait(f"{self.name}.ping")
         result = ping(self.socket, address, count, interval=interval, timeout=timeout, size=size)
         self.lab.log(f"{self.name}: {result}")
@@ -363,26 +389,38 @@ class Host:
     def serve(self, bytes_: int = 1_000_000, port: int = 0, address: str | None = None) -> Server:
         """Serve ``bytes_`` octets over TCP to everyone who connects; ``port`` 0 is any free one.
 
-        Raises ``LabError`` for a number of octets that cannot be.
+        Raises ``LabError`` for a number of octets, a port or an address that cannot be, and
+        ``OSError`` for those that are not to be had.
         """
         if not isinstance(bytes_, int) or bytes_ < 0:
             raise LabError(f"{self.name} cannot serve {bytes_!r} octets; use a whole number, 0 or more")
-        address = address or self.address()
+        if not isinstance(port, int) or not 0 <= port < 65536:
+            raise LabError(f"{self.name} cannot serve on port {port!r}; use 1 to 65535, or 0 for any")
+        address = self.address() if address is None else _check_address(address)
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         listener = self.socket(family, socket.SOCK_STREAM)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((address, port))
             listener.listen()
-        except BaseException:
+        except OSError as error:
             listener.close()
-            raise
+            raise OSError(
+                error.errno, f"{self.name} cannot serve on {address}, port {port}: {error.strerror}"
+            ) from error
         server = Server(listener, address, bytes_, f"{self.name}-{address}")
         self.servers.append(server)
         return server
 
     def fetch(self, server: Server, idle: float = 30.0) -> Transfer:
-        """Download from ``server`` in the background; ``idle`` seconds without progress end it."""
+        """Download from ``server`` in the background; ``idle`` seconds without progress end it.
+
+        Raises ``LabError`` for what no ``serve`` returned.
+        """
+        if not isinstance(server, Server):
+            raise LabError(
+                f"{self.name} cannot fetch from {server!r}; give it what another host's serve() returned"
+            )
         family = socket.AF_INET6 if ":" in server.address else socket.AF_INET
         sock = self.socket(family, socket.SOCK_STREAM)
         transfer = Transfer(f"{self.name}: download from {server.address}")
@@ -397,7 +435,7 @@ class Host:
 
 def _mac(text: str) -> bytes:
     try:
-        octets = bytes.fromhex(text.replace(":", "").replace("-", ""))
+        octets = bytes.fromhex(str(text).replace(":", "").replace("-", ""))
     except ValueError:
         octets = b""
     if len(octets) != 6:
@@ -408,18 +446,44 @@ def _mac(text: str) -> bytes:
 
 
 def _words(command: str, words: Sequence[str]) -> Sequence[str]:
-    """One text is split as a shell splits it."""
+    """One text is split as a shell splits it; numbers are words, too. Raises ``CommandError``."""
+    from iflab.bsd import CommandError
+
+    for word in words:
+        if not isinstance(word, (str, int)):
+            raise CommandError(f"{command}: {word!r} is no word of a command; write it as a text")
+    words = [str(word) for word in words]
     if len(words) != 1:
         return words
     try:
         return shlex.split(words[0])
     except ValueError as error:
-        from iflab.bsd import CommandError
-
         raise CommandError(f"{command}: {words[0]!r}: {str(error).lower()}") from None
 
 
-def _check_port(text: str) -> None:
-    protocol, _, number = text.partition("/")
-    if protocol not in ("tcp", "udp") or not number.isdigit() or not 0 < int(number) < 65536:
-        raise LabError(f"{text!r} is no port; write tcp/80 or udp/67")
+def _argv(cmd: str | Sequence[str]) -> list[str]:
+    """What is executed for a command: a text is the shell's. Raises ``LabError`` for what is none."""
+    if isinstance(cmd, str):
+        return ["/bin/sh", "-c", cmd]
+    words = list(cmd) if isinstance(cmd, Iterable) else []
+    if not words or not all(isinstance(word, (str, bytes, os.PathLike)) for word in words):
+        raise LabError(f"{cmd!r} is no command; write a text for the shell, or a list of texts")
+    return words
+
+
+def _check_address(address: str) -> str:
+    try:
+        ipaddress.ip_address(address if isinstance(address, str) else "")  # a number would be one, too
+    except ValueError:
+        raise LabError(f"{address!r} is no address; write 192.0.2.1 or 2001:db8::1") from None
+    return address
+
+
+def check_ports(ports: str | Iterable[str]) -> list[str]:
+    """Read what names one port or several. Raises ``LabError`` for what is none."""
+    found = list(ports) if isinstance(ports, Iterable) and not isinstance(ports, str) else [ports]
+    for text in found:
+        protocol, _, number = str(text).partition("/")
+        if protocol not in ("tcp", "udp") or not number.isdecimal() or not 0 < int(number) < 65536:
+            raise LabError(f"{text!r} is no port; write tcp/80 or udp/67")
+    return [str(text) for text in found]

@@ -34,13 +34,14 @@ from iflab.drivers import Maker, TapNic, bpdu, load_devices
 from iflab.drivers.device import is_leaving
 from iflab.engine import Engine, ProcessWide
 from iflab.faults import Event, Faults, Record, Recorder, Schedule
-from iflab.host import Host, LabError
+from iflab.host import Host, LabError, check_ports
 from iflab.linux import (
     Keeper,
     Missing,
     Netns,
     Spares,
     Tap,
+    check_place,
     ensure_privileges,
     explained,
     new_namespace,
@@ -140,6 +141,11 @@ class Lab:
 
     The machine's own network is never touched, unless ``host_network`` asks for it: then
     ``machine`` is a host like the others that stands for it.
+
+    ``hosts``, ``switches`` and ``wires`` are what it has, by name. ``random`` makes random
+    choices that the seed decides. ``lock`` holds all of it still. ``patience`` multiplies the
+    time that expectations and ``wait_ready`` wait. ``faults`` counts what struck. ``kernel`` is
+    the interface layer, ``engine`` the thread that moves the frames.
 
     Raises ``Missing`` when the machine lacks something that a lab needs, and ``LabError`` for
     arguments that cannot be.
@@ -248,6 +254,7 @@ class Lab:
         return f"<Lab {self.name}: {len(self.hosts)} hosts, {len(self.wires)} wires>"
 
     def __enter__(self) -> Lab:
+        self.check_open()
         self._signals.begin()
         return self
 
@@ -308,7 +315,8 @@ class Lab:
 
     # building
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise ``LabError`` once the lab is closed."""
         if self._closed:
             raise LabError(f"the lab {self.name} is closed; make a new one")
 
@@ -318,7 +326,7 @@ class Lab:
         Raises ``LabError`` for a second one of that name, ``Missing`` when no open file
         is left, ``OSError`` when the kernel refuses.
         """
-        self._check_open()
+        self.check_open()
         _check_name(name, "host")
         self._give_way()
         with self.lock, explained():
@@ -398,7 +406,7 @@ class Lab:
         Raises ``LabError`` for a second host or switch of that name, and for a number of
         ports or an MTU that cannot be.
         """
-        self._check_open()
+        self.check_open()
         _check_name(name, "switch")
         if not isinstance(ports, int) or ports < 0 or not IF_MINMTU <= mtu <= IF_MAXMTU:
             raise LabError(
@@ -421,14 +429,22 @@ class Lab:
             return made
 
     def cable(
-        self, one: Ifnet | Port, other: Ifnet | Port, name: str | None = None, *, delay: float = 0.0
+        self,
+        one: Ifnet | Port | str,
+        other: Ifnet | Port | str,
+        name: str | None = None,
+        *,
+        delay: float = 0.0,
     ) -> Cable:
-        """Connect two NICs or stations; ``delay`` is in seconds, each way. Raises ``LabError``, ``WireError``."""
+        """Connect two NICs or stations; ``delay`` is in seconds, each way. Raises ``LabError``, ``WireError``.
+
+        A NIC may be named, as ``"alice:em0"`` or ``"sw:p0"``, here and for segments and stations.
+        """
         wire = Cable(self.engine, self._wire_name(name, "cable"), delay)
         self._plug_all(wire, (one, other))
         return wire
 
-    def segment(self, *ports: Ifnet | Port, name: str | None = None, delay: float = 0.0) -> Segment:
+    def segment(self, *ports: Ifnet | Port | str, name: str | None = None, delay: float = 0.0) -> Segment:
         """Connect any number of NICs and stations to one hub. Raises ``LabError``, ``WireError``."""
         wire = Segment(self.engine, self._wire_name(name, "segment"), delay)
         self._plug_all(wire, ports)
@@ -436,15 +452,15 @@ class Lab:
 
     def station(
         self,
-        *far: Ifnet | Port,
+        *far: Ifnet | Port | str,
         name: str | None = None,
         mac: str | None = None,
-        addresses: Iterable[str] = (),
+        addresses: str | Iterable[str] = (),
     ) -> Station:
         """Make a scapy station, on a cable to ``far`` if that is given. Raises ``LabError``, ``WireError``."""
         from iflab.wire import Station
 
-        self._check_open()
+        self.check_open()
         if len(far) > 1:
             raise LabError(
                 "a station is cabled to one port; make a segment of more and plug the station into that"
@@ -454,7 +470,7 @@ class Lab:
             self.engine,
             name or f"station{number}",
             mac=mac or self.next_mac().hex(":"),
-            addresses=tuple(addresses),
+            addresses=(addresses,) if isinstance(addresses, str) else tuple(addresses),
         )
         for port in far:
             self.cable(port, station)
@@ -469,7 +485,9 @@ class Lab:
         names: tuple[str, str] = ("alice", "bob"),
         delay: float = 0.0,
     ) -> tuple[Host, Host, Cable]:
-        """Make two hosts with a NIC ``em0`` each, addressed and up, and the cable between them."""
+        """Make two hosts with a NIC ``em0`` each, addressed and up, and the cable between them. Raises as ``Host.nic``."""
+        if len(names) != 2:
+            raise LabError(f"a pair has two names, not {names!r}")
         # Of many it is made in one go: whoever lets go of the lock waits for the engine to be done with it.
         self._give_way()
         with self.lock if self._building else contextlib.nullcontext():
@@ -485,7 +503,7 @@ class Lab:
         return bytes((2, 0)) + next(self._macs).to_bytes(4, "big")
 
     def _wire_name(self, name: str | None, kind: str) -> str:
-        self._check_open()
+        self.check_open()
         if name is None:
             number = self._first_free.get(kind, 0)
             while f"{kind}{number}" in self.wires:
@@ -497,7 +515,7 @@ class Lab:
             raise LabError(f"there is a wire {name} already; choose another name")
         return name
 
-    def _plug_all(self, wire: Wire, things: Iterable[Ifnet | Port]) -> None:
+    def _plug_all(self, wire: Wire, things: Iterable[Ifnet | Port | str]) -> None:
         with self.lock:
             try:
                 self.faults.adopt(wire)
@@ -529,6 +547,7 @@ class Lab:
         of those that are ready may wait 0.1 s meanwhile, and that a program in a new one
         wants all multicast groups is noticed at the end.
         """
+        self.check_open()
         began = time.monotonic()
         if not self._building:  # the builder reads the kernel's notices itself, many at once
             self._told, self._built = began, 0
@@ -563,10 +582,11 @@ class Lab:
     def _nics(self) -> list[Any]:
         return [ifp.if_softc for host in self.hosts.values() for ifp in host.vnet.ifnets()]
 
-    def _port(self, thing: Ifnet | Port) -> Port:
-        if isinstance(thing, Ifnet) and thing.kernel is not self.kernel:
+    def _port(self, thing: Ifnet | Port | str) -> Port:
+        place = self.place(thing) if isinstance(thing, str) else thing
+        if isinstance(place, Ifnet) and place.kernel is not self.kernel:
             raise LabError(f"{thing!r} is another lab's; a wire is of one lab")
-        port = thing.if_softc if isinstance(thing, Ifnet) else thing
+        port: Any = place.if_softc if isinstance(place, Ifnet) else place
         if port is None or not hasattr(port, "receive") or not getattr(port, "has_plug", True):
             raise LabError(
                 f"{thing!r} cannot be plugged into a wire; use a NIC, a station, or an object with receive()"
@@ -582,6 +602,7 @@ class Lab:
         ``fn`` may be a name, looked up when the time has come: ``"cable0.cut"`` of a
         wire, ``"alice:em0.vanish"`` of a NIC. Raises ``FaultError`` for a time below 0.
         """
+        self.check_open()
         return self._schedule.at(seconds, fn, *args, **options)
 
     def every(
@@ -594,6 +615,7 @@ class Lab:
         **options: Any,
     ) -> Event:
         """Call it every ``period`` seconds, the first time in ``first`` (None: a period), ``times`` in all; as ``at``."""
+        self.check_open()
         return self._schedule.every(period, fn, *args, first=first, times=times, **options)
 
     @property
@@ -603,6 +625,7 @@ class Lab:
 
     def schedule(self, table: Iterable[tuple[Any, ...]]) -> list[Event]:
         """Call what a table says, its seconds counted from now: ``[(1.5, cable.cut), (Every(2.0), "cable0.mend")]``."""
+        self.check_open()
         return self._schedule.table(table)
 
     def _find(self, name: str) -> Callable[..., object]:
@@ -626,7 +649,7 @@ class Lab:
 
         ``Lab(replay=path)`` lets faults of cables decide the same again. Raises ``OSError``.
         """
-        self._check_open()
+        self.check_open()
         return self.faults.record(path, {"lab": self.name, "started": self.started, **about})
 
     def check_may_wait(self, what: str) -> None:
@@ -645,26 +668,38 @@ class Lab:
 
         Raises ``TimeoutError`` naming those that do not.
         """
+        self.check_open()
         waiting = self._wait_operational(self._nics(), timeout)
         if waiting:
             raise TimeoutError(f"no link after {timeout:g} s: {', '.join(nic.name for nic in waiting)}")
 
-    def wait_ready(self, timeout: float = 5.0, listening: Mapping[Host, Iterable[str]] | None = None) -> None:
+    def wait_ready(
+        self, timeout: float = 5.0, listening: Mapping[Host | str, Iterable[str]] | None = None
+    ) -> None:
         """Wait until the lab can be used: links, addresses (duplicate address detection over), daemons.
 
         Daemons are those that ``host.popen`` was told the ports of, and the ports in
-        ``listening``. ``patience`` multiplies the timeout. Raises ``TimeoutError``
+        ``listening``, by host or its name. ``patience`` multiplies the timeout. Raises ``TimeoutError``
         naming what is not ready, ``LabError`` when a daemon has ended or an
         address turned out to be somebody else's.
         """
         __tracebackhide__ = True
         deadline = time.monotonic() + timeout * self.patience
-        wanted = {host: set(ports) for host, ports in (listening or {}).items()}
+        wanted: dict[Host, set[str]] = {}
+        for who, ports in (listening or {}).items():
+            wanted.setdefault(self._host_called(who), set()).update(check_ports(ports))
         self.wait_links(max(0.01, deadline - time.monotonic()))
         while missing := self._not_ready(wanted):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not ready after {timeout * self.patience:g} s: {', '.join(missing)}")
             time.sleep(0.005)  # nobody tells when a program begins to listen
+
+    def _host_called(self, who: Host | str) -> Host:
+        host = self.hosts.get(who) if isinstance(who, str) else who
+        if host is None or host not in self.hosts.values():
+            there = ", ".join(self.hosts) or "none"
+            raise LabError(f"{self.name} has no host {who!r}; there are {there}")
+        return host
 
     def _not_ready(self, wanted: Mapping[Host, set[str]]) -> list[str]:
         missing: list[str] = []
@@ -696,6 +731,7 @@ class Lab:
 
         with self.lock:
             if self._expectations is None:
+                self.check_open()  # what was watched may be asked for afterwards, too
                 history = History()
                 for wire in self.wires.values():
                     history.listen(wire)
@@ -779,7 +815,7 @@ class Lab:
         values and the last change of each. Run it at any moment, and at the end of
         a test.
         """
-        self._check_open()
+        self.check_open()
         with self.lock:
             differences = self._listener.disagreements()
         if differences:
@@ -808,11 +844,12 @@ class Lab:
         """The NIC (``alice:em0``) or the wire (``cable0``) of that name. Raises ``LabError`` with those that there are."""
         __tracebackhide__ = True
         with self.lock:
-            nics = {
-                f"{owner.name}:{ifp.if_xname}": ifp for owner in self.owners() for ifp in owner.vnet.ifnets()
-            }
-            found: Ifnet | Wire | None = nics.get(name) or self.wires.get(name)
+            whose, _, nic = str(name).partition(":")
+            owner = self.hosts.get(whose, self.switches.get(whose))
+            ifp = owner.vnet.ifunit(nic) if owner is not None else None
+            found = ifp or self.wires.get(name)
             if found is None:
+                nics = [f"{who.name}:{ifp.if_xname}" for who in self.owners() for ifp in who.vnet.ifnets()]
                 there = ", ".join([*nics, *self.wires]) or "none"
                 raise LabError(f"{self.name} has no NIC or wire {name!r}; there are {there}")
             return found
@@ -828,7 +865,7 @@ class Lab:
         """
         from iflab.bpf import Sniffer
 
-        self._check_open()
+        self.check_open()
         sniffer = Sniffer(*self._places(places), **options)
         with self.lock:
             self._sniffers = [each for each in self._sniffers if not each.closed]
@@ -873,7 +910,7 @@ class Lab:
         """
         from iflab.capture import SNAPLEN, Capture
 
-        self._check_open()
+        self.check_open()
         things = self._places(places)
         capture = Capture(
             path,
@@ -921,11 +958,16 @@ class Lab:
         """Record for a report what happens from now on, on all wires, also on those made later.
 
         ``recorder.write("report.html")`` writes it at any time, also after the lab's end.
-        In a ``with`` block the report goes to ``path`` at its end.
+        In a ``with`` block the report goes to ``path`` at its end. Raises ``OSError`` where none can be
+        written, and ``ReportError`` without the extra ``report``.
         """
         from iflab.report import Recorder as ReportRecorder
+        from iflab.report import check_libraries
 
-        self._check_open()
+        self.check_open()
+        if path is not None:
+            check_libraries()
+            check_place(path)
         recorder = ReportRecorder(self, path)
         with self.lock:
             for wire in self.wires.values():

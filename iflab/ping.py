@@ -1,14 +1,20 @@
-"""ping without a program: echo requests on a raw socket (RFC 792, RFC 4443)."""
+"""ping without a program: echo requests on a raw socket (RFC 792, RFC 4443).
+
+What is reported in the place of a reply (no route, no neighbour, a router's word) comes
+by the socket's queue of errors (IP_RECVERR, ip(7)).
+"""
 
 from __future__ import annotations
 
 import contextlib
 import math
+import os
 import select
 import socket
 import statistics
 import struct
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -16,6 +22,15 @@ __all__ = ["PingResult", "ping"]
 
 _AT_ONCE = 100
 """Messages read before the clock is looked at."""
+
+_IP_RECVERR, _IPV6_RECVERR = 11, 25
+"""linux/in.h, linux/in6.h; Python has no name for them."""
+
+_EXTENDED_ERR = struct.Struct("=IBBBxII")
+"""``struct sock_extended_err`` (linux/errqueue.h): errno, origin, type, code; the sender's address follows."""
+
+_FROM_ICMP = (2, 3)
+"""SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6."""
 
 
 @dataclass(slots=True)
@@ -28,6 +43,8 @@ class PingResult:
     rtts: list[float] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     """When each of those that were answered was sent, in seconds since the first request."""
+    errors: dict[str, int] = field(default_factory=dict)
+    """What was reported in the place of replies, and how often: ``"Network is unreachable"``."""
 
     @property
     def loss(self) -> float:
@@ -38,6 +55,8 @@ class PingResult:
         text = f"ping {self.address}: {self.received} of {self.sent} answered"
         if self.rtts:
             text += f", round trip {statistics.median(self.rtts) * 1000:.3f} ms (median)"
+        for error, number in self.errors.items():
+            text += f"; {error}" + (f", {number} times" if number > 1 else "")
         return text
 
 
@@ -68,6 +87,7 @@ def ping(
         len(answered),
         [round_trip for _, round_trip in answered],
         [sent - began for sent, _ in answered],
+        dict(pinger.errors),
     )
 
 
@@ -87,16 +107,30 @@ class _Pinger:
         """When each was sent, and its round trip once that is known."""
         self._waiting: dict[int, int] = {}
         """Those that may still be answered, the oldest first: the number of each by that on the wire."""
+        self.errors: Counter[str] = Counter()
+        if v6:
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
 
     def send(self) -> None:
         """Send one more; one without a route or neighbour is as lost as any other."""
         number, now = len(self._requests), time.monotonic()
         self._requests.append([now])
         sequence = number & 0xFFFF
-        with contextlib.suppress(OSError):
-            self._sock.sendto(_echo_request(self._v6, self._identifier, sequence, self._data), self._to)
-            self._waiting.pop(sequence, None)
-            self._waiting[sequence] = number
+        message = _echo_request(self._v6, self._identifier, sequence, self._data)
+        try:
+            try:
+                self._sock.sendto(message, self._to)
+            except OSError:
+                if not self._take_errors():
+                    raise
+                self._sock.sendto(message, self._to)  # it was an earlier one's error
+        except OSError as error:
+            self.errors[error.strerror or str(error)] += 1
+            return
+        self._waiting.pop(sequence, None)
+        self._waiting[sequence] = number
 
     def listen(self, until: float) -> None:
         """Take replies until a moment; with infinity until nothing is waited for."""
@@ -108,7 +142,9 @@ class _Pinger:
             for _ in range(_AT_ONCE):
                 if not self._readable.poll(math.ceil(1000 * pause)):
                     break
-                self._take(self._sock.recv(65_536))
+                self._take_errors()
+                with contextlib.suppress(OSError):
+                    self._take(self._sock.recv(65_536, socket.MSG_DONTWAIT))
                 pause = 0.0
             now = time.monotonic()
             while self._waiting and self._deadline() <= now:
@@ -131,9 +167,42 @@ class _Pinger:
                 request = self._requests[number]
                 request.append(time.monotonic() - request[0])
 
+    def _take_errors(self) -> bool:
+        """Count what is in the queue of errors; true when there was anything, also of other programs' requests."""
+        there = False
+        with contextlib.suppress(OSError):  # until it is empty
+            while True:
+                message, ancillary, _, _ = self._sock.recvmsg(
+                    1024, 1024, socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT
+                )
+                there = True
+                for level, kind, data in ancillary:
+                    if (level, kind) in (
+                        (socket.IPPROTO_IP, _IP_RECVERR),
+                        (socket.IPPROTO_IPV6, _IPV6_RECVERR),
+                    ):
+                        self._count_error(message, data)
+        return there
+
+    def _count_error(self, message: bytes, data: bytes) -> None:
+        number, origin, *_ = _EXTENDED_ERR.unpack_from(data)
+        if len(message) < 6 or struct.unpack_from("!H", message, 4)[0] != self._identifier:
+            return  # somebody else's request
+        text = os.strerror(number)
+        if origin in _FROM_ICMP and len(data) > _EXTENDED_ERR.size:
+            text += f" (says {_offender(data[_EXTENDED_ERR.size :])})"
+        self.errors[text] += 1
+
     def answered(self) -> list[tuple[float, float]]:
         """When each of those that were answered was sent, and its round trip, in the order in which they were sent."""
         return [(request[0], request[1]) for request in self._requests if len(request) > 1]
+
+
+def _offender(sockaddr: bytes) -> str:
+    """The address in a ``struct sockaddr_in`` or ``sockaddr_in6``."""
+    if struct.unpack_from("=H", sockaddr)[0] == socket.AF_INET6:
+        return socket.inet_ntop(socket.AF_INET6, sockaddr[8:24])
+    return socket.inet_ntop(socket.AF_INET, sockaddr[4:8])
 
 
 def _echo_request(v6: bool, identifier: int, sequence: int, data: bytes) -> bytes:

@@ -31,7 +31,7 @@ __all__ = ["Switch"]
 
 
 class Switch:
-    """A switch. ``sw[3]`` is port 3, for ``lab.cable``; ``sw.bridge`` what connects them."""
+    """A switch. ``sw[3]`` or ``sw["p3"]`` is port 3, for ``lab.cable``; ``sw.bridge`` what connects them."""
 
     def __init__(self, vnet: Vnet, maker: Maker, ports: int, *, stp: bool = False, mtu: int = 1500) -> None:
         self.vnet = vnet
@@ -49,12 +49,14 @@ class Switch:
     def __repr__(self) -> str:
         return f"<Switch {self.name}: {len(self.ports)} ports>"
 
-    def __getitem__(self, number: int) -> Ifnet:
-        try:
+    def __getitem__(self, number: int | str) -> Ifnet:
+        for ifp in self.ports if isinstance(number, str) else ():
+            if ifp.if_xname == number:
+                return ifp
+        if isinstance(number, int) and -len(self) <= number < len(self):
             return self.ports[number]
-        except IndexError:
-            there = f"its ports are 0 to {len(self) - 1}" if self.ports else "it has none"
-            raise IndexError(f"{self.name} has no port {number}; {there}") from None
+        there = f"its ports are 0 to {len(self) - 1}" if self.ports else "it has none"
+        raise IndexError(f"{self.name} has no port {number!r}; {there}")
 
     def __len__(self) -> int:
         return len(self.ports)

@@ -18,9 +18,7 @@ from iflab.net import IFF
 def scenario(lab: Lab, frames: int = 80) -> None:
     alice = lab.host("alice")
     em0 = alice.nic("em0")
-    alice.run(
-        ["sysctl", "-qw", "net.ipv6.conf.em0.disable_ipv6=1"]
-    )  # alice keeps quiet, so that all frames are ours
+    alice.sysctl("net.ipv6.conf.em0.disable_ipv6", 1)  # alice keeps quiet, so that all frames are ours
     station = lab.station(em0)
     room = em0.if_snd.ifq_maxlen
 

@@ -22,14 +22,13 @@ def scenario(lab: Lab, size: int = 4_000_000, plot: str = "") -> None:
         raise Missing("a plot needs matplotlib; install it with: pip install 'iflab[report]'")
     alice, bob, cable = lab.pair("192.0.2.1/24", "192.0.2.2/24")
     cable.set_delay(ROUND_TRIP / 2)
-    reno = "echo reno > /proc/sys/net/ipv4/tcp_congestion_control"  # some others do not mind loss
-    alice.run(reno, check=True)
+    alice.sysctl("net.ipv4.tcp_congestion_control", "reno")  # some others do not mind loss
     lab.wait_links()
     rates = (0.0, 0.001, 0.003, 0.01, 0.03)
     found = []
     for loss in rates:
         if loss:
-            cable.impair(Loss(loss), towards=bob.nics["em0"].if_softc)
+            cable.impair(Loss(loss), towards="bob:em0")
         octets = size if loss < 0.003 else size // 2  # the slow ones would take long
         before = cable.account().dropped["loss"]
         download = bob.fetch(alice.serve(bytes_=octets))

@@ -23,7 +23,7 @@ def scenario(lab: Lab, size: int = 300_000) -> None:
     )
     alice.route("198.51.100.0/24", via="192.0.2.254")
     bob.route("192.0.2.0/24", via="198.51.100.254")
-    router.run("echo 1 > /proc/sys/net/ipv4/ip_forward", check=True)
+    router.sysctl("net.ipv4.ip_forward", 1)
     lab.wait_links()
 
     router.ifconfig(f"em1 mtu {NARROW}")
@@ -40,7 +40,7 @@ def scenario(lab: Lab, size: int = 300_000) -> None:
     router.ifconfig("em1 mtu 1500")
     alice.run("ip route del 198.51.100.0/24", check=True)  # and with it what it knew of the way
     alice.route("198.51.100.0/24", via="192.0.2.254")
-    alice.run("echo 0 > /proc/sys/net/ipv4/tcp_mtu_probing", check=True)
+    alice.sysctl("net.ipv4.tcp_mtu_probing", 0)
     stuck = bob.fetch(alice.serve(bytes_=size))
     try:
         stuck.wait(timeout=1.5)
@@ -50,8 +50,8 @@ def scenario(lab: Lab, size: int = 300_000) -> None:
         lab.log(f"nobody says so: stuck after 1.5 s, {lost} frames lost")
         assert lost > 0
 
-    alice.run("echo 2 > /proc/sys/net/ipv4/tcp_mtu_probing", check=True)
-    alice.run("echo 512 > /proc/sys/net/ipv4/tcp_base_mss", check=True)
+    alice.sysctl("net.ipv4.tcp_mtu_probing", 2)
+    alice.sysctl("net.ipv4.tcp_base_mss", 512)
     found = bob.fetch(alice.serve(bytes_=size))
     assert found.wait(timeout=30) == size
     lab.log(f"TCP probes by itself: {found.seconds:.2f} s")

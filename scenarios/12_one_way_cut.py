@@ -35,7 +35,7 @@ def scenario(lab: Lab, patience: float = 10.0) -> None:
             for option, value in KEEPALIVE.items():
                 client.setsockopt(socket.IPPROTO_TCP, option, value)
 
-            cable.impair(Cut(), towards=alice.nics["em0"].if_softc)
+            cable.impair(Cut(), towards="alice:em0")
             began = time.monotonic()
             heard = bob.nics["em0"].if_ipackets
             assert alice.ping("192.0.2.2", 3, interval=0.05, timeout=0.3).received == 0

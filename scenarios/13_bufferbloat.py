@@ -19,7 +19,7 @@ RATE = 10e6
 def scenario(lab: Lab, seconds: float = 4.0, queue: int = 400, plot: str = "") -> None:
     alice, _bob, cable = lab.pair("192.0.2.1/24", "192.0.2.2/24")
     em0 = alice.nics["em0"]
-    alice.run("echo reno > /proc/sys/net/ipv4/tcp_congestion_control", check=True)  # some keep queues short
+    alice.sysctl("net.ipv4.tcp_congestion_control", "reno")  # some keep queues short
     lab.wait_links()
     with lab.lock:
         em0.if_snd.ifq_maxlen = queue

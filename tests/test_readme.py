@@ -36,7 +36,7 @@ def test_every_python_block_runs_and_prints_what_stands_there(lab, number, tmp_p
 
 
 def test_no_python_block_is_left_out():
-    assert len(PYTHON) == README.count("```python") == 8
+    assert len(PYTHON) == README.count("```python") == 9
     assert sum(bool(printed) for _, printed in PYTHON) == 2
 
 

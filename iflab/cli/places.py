@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from pathlib import Path
+
+from iflab.linux import check_place
 
 __all__ = ["check_places"]
 
@@ -20,9 +21,7 @@ def check_places(**files: Path | None) -> None:
     for option, file in files.items():
         if file is None:
             continue
-        for wrong, number in ((not file.parent.is_dir(), errno.ENOENT), (file.is_dir(), errno.EISDIR)):
-            if wrong:
-                raise OSError(number, os.strerror(number), str(file))
+        check_place(file)
         other = taken.setdefault(os.path.realpath(file), option)
         if other != option and (file.is_file() or not file.exists()):
             raise ScenarioError(f"--{other} and --{option} would both write {file}; name another file")

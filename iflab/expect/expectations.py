@@ -121,8 +121,10 @@ class Expectations:
     def expect_order(
         self, place: Ifnet | Wire, *whats: Any, within: float = 1.0, direction: str = "both"
     ) -> list[Packet]:
-        """Wait for frames one after the other; others may be between them. Returns them."""
+        """Wait for frames one after the other; others may be between them. Returns them. Raises ``ValueError`` for none."""
         __tracebackhide__ = True
+        if not whats:
+            raise ValueError("expect_order needs frames to wait for, the first one first")
         patterns = [Pattern(what) for what in whats]
         best: list[Event] = []
 
@@ -140,6 +142,12 @@ class Expectations:
             for number, (pattern, event) in enumerate(zip(patterns, best, strict=False), 1)
         )
         since = best[-1].number + 2 if best else None
+        early = best and _first(
+            [each for each in self.history.at(place, self.start, direction) if each.number < best[-1].number],
+            missing,
+        )
+        if early:
+            before += f"\n  one came too early: {early.time - self.began:.6f} s  {_packet(early).summary()}"
         raise self._error(
             place,
             direction,
@@ -194,11 +202,12 @@ class Expectations:
             lines.append(f"the nearest, {nearest.time - self.began:.6f} s after the start:")
             lines.append(f"  {_packet(nearest).summary()}")
             lines += [f"    {line}" for line in wrong]
+        there = "there" if since is None else "there since"
         if not events:
-            lines.append("no frame at all passed there")
+            lines.append(f"no frame at all passed {there}")
         else:
             lines.append(
-                f"{len(events)} frames passed there" + (", the last:" if len(events) > SHOWN else ":")
+                f"{len(events)} frames passed {there}" + (", the last:" if len(events) > SHOWN else ":")
             )
             lines += [
                 f"  {event.time - self.began:9.6f} s  {event.src}  {_packet(event).summary()}"

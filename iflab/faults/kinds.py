@@ -749,8 +749,10 @@ def in_order(faults: Iterable[Fault]) -> tuple[Fault, ...]:
     ranked = []
     for fault in faults:
         if not isinstance(fault, _ORDER):
-            remedy = f"; write {fault.__name__}(...)" if isinstance(fault, type) else ""
-            raise FaultError(f"{fault!r} is no fault of a cable{remedy}")
+            example = (
+                f"{fault.__name__}(...)" if isinstance(fault, type) else "Loss(0.1), Delay(0.02) or the like"
+            )
+            raise FaultError(f"{fault!r} is no fault of a cable; write {example}")
         ranked.append(fault)
     ranked.sort(key=lambda fault: _ORDER.index(type(fault)))
     for kind in _ORDER:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from .aio import Batch
 from .errors import InvalidName, KernelRefused, Missing, check_name
-from .files import create_private
+from .files import check_place, create_private
 from .limits import explained, raise_fd_limit
 from .netns import Netns
 from .sysctl import sysctl
@@ -61,6 +61,7 @@ __all__ = [
     "TimerFd",
     "check",
     "check_name",
+    "check_place",
     "create_private",
     "ensure_privileges",
     "explained",

@@ -1,12 +1,21 @@
-"""Files that nobody else may read."""
+"""Files that are written: where they may be, and those that nobody else may read."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 
-__all__ = ["create_private"]
+__all__ = ["check_place", "create_private"]
+
+
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Raise ``OSError`` for a file that cannot be: in no folder, or a folder itself."""
+    folder = os.path.dirname(os.fspath(path)) or "."
+    for wrong, number in ((not os.path.isdir(folder), errno.ENOENT), (os.path.isdir(path), errno.EISDIR)):
+        if wrong:
+            raise OSError(number, os.strerror(number), str(path))
 
 
 def create_private(path: str | os.PathLike[str]) -> int:

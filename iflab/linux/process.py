@@ -8,7 +8,7 @@ namespace.
 
 All programs are started from one long-lived thread, which is inside the
 namespaces of the host at that moment. A host has its own network, mount (for
-``/sys`` and ``/proc``) and UTS (for its name) namespace. No Python code runs in a
+``/sys``, ``/proc`` and ``/etc/resolv.conf``) and UTS (for its name) namespace. No Python code runs in a
 child: only the interpreter's own fork and exec.
 """
 
@@ -34,11 +34,13 @@ from .syscalls import (
     CLONE_NEWNS,
     CLONE_NEWPID,
     CLONE_NEWUTS,
+    MS_BIND,
     MS_PRIVATE,
     MS_REC,
     mount,
     sethostname,
     setns,
+    umount,
     unshare,
 )
 
@@ -82,6 +84,20 @@ def _state(pid: int) -> str:
     return "gone"
 
 
+def _mount_own_resolver() -> None:
+    """Give this mount namespace an ``/etc/resolv.conf`` of its own, empty.
+
+    The machine's name servers are out of a host's reach: whoever asked them would wait in vain.
+    """
+    mount("tmpfs", "/sys", "tmpfs")  # any folder will do, for a moment
+    try:
+        with open("/sys/resolv.conf", "w"):
+            pass
+        mount("/sys/resolv.conf", "/etc/resolv.conf", None, MS_BIND)
+    finally:
+        umount("/sys")
+
+
 @dataclass(slots=True)
 class _Places:
     """The mount and UTS namespaces of one host, as file descriptors."""
@@ -96,6 +112,8 @@ class Keeper:
     def __init__(self) -> None:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._places: dict[int, _Places] = {}
+        with Netns.current() as own:
+            self._own_inode = own.inode
         self._own_ns = -1
         self._pid_ns = -1
         self._base_mnt = -1
@@ -195,6 +213,9 @@ class Keeper:
             setns(self._base_mnt, CLONE_NEWNS)
             unshare(CLONE_NEWNS | CLONE_NEWUTS)
             setns(netns.fileno(), CLONE_NEWNET)
+            if netns.inode != self._own_inode:
+                with contextlib.suppress(OSError):  # where there is none, nobody is asked either
+                    _mount_own_resolver()
             with contextlib.suppress(OSError):
                 mount("sysfs", "/sys", "sysfs")
             sethostname(hostname)

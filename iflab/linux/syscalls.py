@@ -11,6 +11,7 @@ __all__ = [
     "CLONE_NEWPID",
     "CLONE_NEWUSER",
     "CLONE_NEWUTS",
+    "MS_BIND",
     "MS_PRIVATE",
     "MS_REC",
     "checked",
@@ -20,6 +21,7 @@ __all__ = [
     "setns",
     "timerfd_create",
     "timerfd_settime",
+    "umount",
     "unshare",
 ]
 
@@ -29,6 +31,7 @@ CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 
+MS_BIND = 1 << 12
 MS_REC = 1 << 14
 MS_PRIVATE = 1 << 18
 
@@ -36,6 +39,7 @@ _SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT = 430, 431, 432
 """The same on every architecture, as of all that came since Linux 5.2."""
 _CLOEXEC, _FSCONFIG_CMD_CREATE = 1, 6
 
+_MNT_DETACH = 2
 _CLOCK_MONOTONIC = 1
 _TFD_TIMER_ABSTIME = 1
 
@@ -68,6 +72,11 @@ def mount(source: str, target: str, kind: str | None, flags: int = 0) -> None:
         ),
         f"mount {target}",
     )
+
+
+def umount(target: str) -> None:
+    """Take the uppermost mount off ``target``, at once (umount2(2), MNT_DETACH). Raises ``OSError``."""
+    checked(_libc.umount2(target.encode(), _MNT_DETACH), f"umount {target}")
 
 
 def mount_detached(kind: str) -> int:

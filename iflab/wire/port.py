@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from iflab.net.mbuf import PKTHDR, Mbuf
 
 if TYPE_CHECKING:
+    from iflab.net import Ifnet
+
     from .wire import Wire
 
-__all__ = ["End", "Flow", "Port", "WireError"]
+__all__ = ["End", "Flow", "Plugged", "Port", "WireError"]
 
 
 class WireError(ValueError):
@@ -47,6 +49,10 @@ class Port(Protocol):
 
     def link_change(self, up: bool) -> None:
         """The carrier came or went; called at changes only."""
+
+
+Plugged: TypeAlias = "Port | Ifnet | str"
+"""A port of a wire as users name it: itself, the ifnet of a NIC, or its name (``"bob:em0"``)."""
 
 
 @dataclass(slots=True)

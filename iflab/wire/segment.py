@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .port import Port
+from .port import Plugged
 from .wire import Wire
 
 __all__ = ["Segment"]
@@ -15,14 +15,14 @@ class Segment(Wire):
     leaves the others alone; ``cut()`` cuts every lead.
     """
 
-    def cut(self, towards: Port | None = None) -> None:
+    def cut(self, towards: Plugged | None = None) -> None:
         """Cut a port's lead, or all. What is in flight to or from it is lost."""
         with self.clock.lock:
             if towards is not None:
                 self._mute.add(self._end(towards).port)
             super().cut(towards)
 
-    def mend(self, towards: Port | None = None) -> None:
+    def mend(self, towards: Plugged | None = None) -> None:
         """Mend a port's lead, or all."""
         with self.clock.lock:
             if towards is not None and self._severed:

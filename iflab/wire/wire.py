@@ -30,7 +30,7 @@ from iflab.net.offload import is_unfinished
 from iflab.net.packet import octets_of
 
 from .frame import Frame, load_scapy
-from .port import End, Flow, Port, WireError
+from .port import End, Flow, Plugged, Port, WireError
 
 __all__ = [
     "HOOK",
@@ -225,7 +225,7 @@ class Wire:
             if port.end is not None:
                 raise WireError(
                     f"{port.name} is plugged into {port.end.wire.name} already; unplug it first: "
-                    f"{port.end.wire.name}.unplug({port.name})"
+                    f"{port.end.wire.name}.unplug({port.name!r})"
                 )
             if self.max_ports is not None and len(self.ends) >= self.max_ports:
                 raise WireError(
@@ -239,10 +239,11 @@ class Wire:
             self._tell(f"{port.name} plugged in")
             return end
 
-    def unplug(self, port: Port) -> None:
+    def unplug(self, port: Plugged) -> None:
         """Pull a port's plug; what is in flight to it or from it is lost. Raises ``WireError`` when it is not in."""
         with self.clock.lock:
             end = self._end(port)
+            port = end.port
             pipe = self._pipes.pop(port, None)
             if pipe is not None:
                 pipe.lose("unplugged")
@@ -277,14 +278,18 @@ class Wire:
                 self.history.add(flow)
         self._gone = [flow for flow in self._gone if flow.in_flight]
 
-    def _end(self, port: Port) -> End:
-        end = self.ends.get(port)
-        if end is None:
-            plugged = ", ".join(p.name for p in self.ends) or "nothing"
-            raise WireError(
-                f"{getattr(port, 'name', repr(port))} is not plugged into {self.name}; plugged in: {plugged}"
-            )
-        return end
+    def _end(self, which: Plugged) -> End:
+        which = getattr(which, "if_softc", which)
+        for port, end in self.ends.items():
+            if port is which or port.name == which:
+                return end
+        plugged = ", ".join(port.name for port in self.ends) or "nothing"
+        raise WireError(
+            f"{getattr(which, 'name', which)} is not plugged into {self.name}; plugged in: {plugged}"
+        )
+
+    def _port(self, which: Plugged | None) -> Port | None:
+        return None if which is None else self._end(which).port
 
     def _tell(self, what: str) -> None:
         if self.on_change is not None:
@@ -295,45 +300,53 @@ class Wire:
 
     # cuts and carrier
 
-    def cut(self, towards: Port | None = None) -> None:
-        """Let nothing through any more: towards one port, or at all. What is in flight there is lost."""
+    def cut(self, towards: Plugged | None = None) -> None:
+        """Let nothing through any more: towards one port, or at all. What is in flight there is lost.
+
+        A port is named as ``"bob:em0"``, by a NIC's ifnet or by itself, here and in all functions of a
+        wire. Raises ``WireError`` for one that is not plugged in.
+        """
         with self.clock.lock:
-            if towards is None:
+            target = self._port(towards)
+            before = self._cuts()
+            if target is None:
                 self._severed = True
             else:
-                self._cut.add(self._end(towards).port)
-            for port, pipe in list(self._pipes.items()):
-                if towards is None or port in self._cut:
-                    pipe.lose("cut")
-                elif towards in self._mute:
-                    pipe.lose("cut", self.ends[towards])
-            for port, impairment in list(self.impairments.items()):
-                if towards is None or port in self._cut:
-                    impairment.lose("cut")
-                elif towards in self._mute:
-                    impairment.lose("cut", self.ends[towards])
+                self._cut.add(target)
+            ways: list[tuple[Port, _Pipe | Impairment]] = [*self._pipes.items(), *self.impairments.items()]
+            for port, held in ways:
+                if target is None or port in self._cut:
+                    held.lose("cut")
+                elif target in self._mute:
+                    held.lose("cut", self.ends[target])
             self.rebind()
-            self._tell("cut" if towards is None else f"cut towards {towards.name}")
+            if self._cuts() != before:
+                self._tell("cut" if target is None else f"cut towards {target.name}")
 
-    def mend(self, towards: Port | None = None) -> None:
+    def mend(self, towards: Plugged | None = None) -> None:
         """Undo ``cut``: towards one port, or everything."""
         with self.clock.lock:
-            if towards is None:
+            port = self._port(towards)
+            before = self._cuts()
+            if port is None:
                 self._cut.clear()
                 self._mute.clear()
             else:
-                port = self._end(towards).port
                 if self._severed:
                     self._cut.update(self.ends)
                 self._cut.discard(port)
                 self._mute.discard(port)
             self._severed = False
             self.rebind()
-            self._tell("mended" if towards is None else f"mended towards {towards.name}")
+            if self._cuts() != before:
+                self._tell("mended" if port is None else f"mended towards {port.name}")
 
-    def is_cut(self, towards: Port) -> bool:
+    def _cuts(self) -> tuple[bool, frozenset[Port], frozenset[Port]]:
+        return self._severed, frozenset(self._cut), frozenset(self._mute)
+
+    def is_cut(self, towards: Plugged) -> bool:
         """True when nothing reaches ``towards``."""
-        return self._severed or towards in self._cut
+        return self._severed or self._port(towards) in self._cut
 
     def _carrier(self, port: Port) -> bool:
         if self._severed or port in self._cut:
@@ -357,36 +370,41 @@ class Wire:
 
     # delay
 
-    def set_delay(self, seconds: float, towards: Port | None = None) -> None:
+    def set_delay(self, seconds: float, towards: Plugged | None = None) -> None:
         """Let every frame take ``seconds`` towards one port, or towards all. Raises ``WireError`` below 0."""
         if not isinstance(seconds, Real) or not 0 <= seconds < float("inf"):
             raise WireError(f"{self.name}: a delay of {seconds!r} s cannot be; use 0 or more seconds")
         with self.clock.lock:
-            if towards is None:
+            port = self._port(towards)
+            if port is None:
                 self._default_delay = seconds
                 self._delays.clear()
             else:
-                self._delays[self._end(towards).port] = seconds
+                self._delays[port] = seconds
             self.rebind()
 
-    def delay(self, towards: Port | None = None) -> float:
+    def delay(self, towards: Plugged | None = None) -> float:
         """Seconds that a frame takes towards a port."""
-        return self._default_delay if towards is None else self._delays.get(towards, self._default_delay)
+        port = self._port(towards)
+        return self._default_delay if port is None else self._delay(port)
+
+    def _delay(self, port: Port) -> float:
+        return self._delays.get(port, self._default_delay)
 
     # faults
 
-    def impair(self, *faults: Any, towards: Port | None = None) -> None:
+    def impair(self, *faults: Any, towards: Plugged | None = None) -> None:
         """Set the faults (``iflab.faults``) of the way towards a port, or of every way, in the place of those before.
 
-        Without any the wire is sound again. ``towards`` may be a NIC's ifnet. Raises
-        ``FaultError`` for what cannot be, ``WireError`` on a wire that belongs to no lab.
+        Without any the wire is sound again. Raises ``FaultError`` for what cannot be,
+        ``WireError`` on a wire that belongs to no lab.
         """
         if self.impairer is None:
             raise WireError(
                 f"{self.name} belongs to no lab and can have no faults; Faults(clock, seed).adopt(wire) makes it"
             )
         with self.clock.lock:
-            port = None if towards is None else self._end(getattr(towards, "if_softc", towards)).port
+            port = self._port(towards)
             self.impairer.impair(self, faults, port)
             what = ", ".join(map(str, faults)) or "none"
             self._tell(f"faults{f' towards {port.name}' if port is not None else ''}: {what}")
@@ -402,7 +420,7 @@ class Wire:
 
     # hooks and taps
 
-    def add_hook(self, fn: HookFunction, towards: Port | None = None) -> Hook:
+    def add_hook(self, fn: HookFunction, towards: Plugged | None = None) -> Hook:
         """Put ``fn`` in the way of every frame, or of those towards one port; hooks run in the order added.
 
         ``fn`` gets a ``Frame`` and answers what becomes of it:
@@ -415,13 +433,14 @@ class Wire:
         ========================================  ==========================
 
         It runs with the lab's lock held and must not wait. One that raises, or
-        answers anything else, loses that frame and nothing more.
+        answers anything else, loses that frame and nothing more. Raises ``WireError`` for
+        what is no function.
         """
+        if not callable(fn):
+            raise WireError(f"{self.name}: {fn!r} is no hook; give a function of a frame")
         load_scapy()  # before the lock: the first frame that is looked at must not wait for it
         with self.clock.lock:
-            if towards is not None:
-                self._end(towards)
-            hook = Hook(self, fn, towards)
+            hook = Hook(self, fn, self._port(towards))
             self.hooks.append(hook)
             self.rebind()
             return hook
@@ -494,7 +513,7 @@ class Wire:
             return winding
         other = next(other for other in self.ends.values() if other is not end)
         port = other.port
-        if self._blocked(end, other) or self.delay(port) or port in self.impairments:
+        if self._blocked(end, other) or self._delay(port) or port in self.impairments:
             return winding
         if port in self._pipes and self._pipes[port].frames:
             return winding  # nothing overtakes what is still in flight
@@ -634,7 +653,7 @@ class Wire:
 
     def pass_on(self, end: End, port: Port, m: Mbuf) -> None:
         """Let a frame go on from where the faults are: into the delay, or to the port. The lock must be held."""
-        delay = self._delays.get(port, self._default_delay)
+        delay = self._delay(port)
         pipe = self._pipes.get(port)
         if delay or (pipe is not None and pipe.frames):
             if pipe is None:
@@ -651,7 +670,7 @@ class Wire:
             self.lose(end, port, m, cause)
 
         def emptied() -> None:
-            if not self.delay(port):  # the delay was taken off meanwhile: back to the straight way
+            if not self._delay(port):  # the delay was taken off meanwhile: back to the straight way
                 self.rebind()
 
         return _Pipe(self.clock, deliver, lost, emptied)

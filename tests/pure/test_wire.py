@@ -88,6 +88,55 @@ def test_one_direction_can_be_cut(cabled):
     assert (a.end.up, b.end.up) == (True, False)
 
 
+def test_ports_may_be_named_wherever_a_wire_asks_for_one(cabled, clock):
+    cable, a, b = cabled
+
+    cable.cut(towards="b")
+    assert cable.is_cut("b")
+    assert not cable.is_cut("a")
+    cable.mend(towards="b")
+    cable.set_delay(0.01, towards="a")
+    assert (cable.delay("a"), cable.delay("b"), cable.delay(a)) == (0.01, 0.0, 0.01)
+    hook = cable.add_hook(lambda frame: False, towards="b")
+    assert hook.towards is b
+    a.say("lost")
+    b.say("late")
+    clock.advance(0.011)
+    assert (a.texts, b.texts) == (["late"], [])
+    cable.unplug("b")
+    assert b.end is None
+    with pytest.raises(WireError, match="c is not plugged into cable0; plugged in: a"):
+        cable.cut("c")
+
+
+def test_only_what_changes_is_told(cabled):
+    cable, _, b = cabled
+    told = []
+    cable.on_change = lambda wire, what: told.append(what)
+
+    cable.mend()
+    cable.cut(b)
+    cable.cut("b")
+    cable.cut()
+    cable.cut()
+    cable.mend("b")
+    cable.mend()
+    cable.mend()
+
+    assert told == ["cut towards b", "cut", "mended towards b", "mended"]
+
+
+@pytest.mark.parametrize("hook", [None, 5, "name"])
+def test_what_is_no_function_is_no_hook(cabled, hook):
+    cable, a, b = cabled
+
+    with pytest.raises(WireError, match=f"cable0: {hook!r} is no hook"):
+        cable.add_hook(hook)
+    a.say("passes")
+
+    assert b.texts == ["passes"]
+
+
 def test_a_delay_holds_every_frame_that_long_and_keeps_the_order(cabled, clock):
     cable, a, b = cabled
     cable.set_delay(0.010)

@@ -17,6 +17,7 @@ import pytest
 
 import iflab.lab
 from iflab import Lab, LabError, TapNic
+from iflab.bsd import CommandError
 from iflab.faults import FaultError, Loss
 from iflab.linux import InvalidName, KernelRefused, sysctl
 from iflab.net import IFF
@@ -57,8 +58,85 @@ A namespace is held by processes and file descriptors alone, and those are looke
         (
             lambda lab, nic, cable: cable.impair(Loss(0.1), towards="zz"),
             WireError,
-            "'zz' is not plugged into",
+            "zz is not plugged into",
         ),
+        (
+            lambda lab, nic, cable: cable.impair("loss"),
+            FaultError,
+            r"'loss' is no fault of a cable; write Loss\(0.1\)",
+        ),
+        (lambda lab, nic, cable: lab.hosts["alice"].run([]), LabError, r"\[\] is no command; write a text"),
+        (lambda lab, nic, cable: lab.hosts["alice"].run(5), LabError, "5 is no command; write a text"),
+        (
+            lambda lab, nic, cable: lab.hosts["alice"].run(["sleep", 0]),
+            LabError,
+            "is no command; write a text",
+        ),
+        (lambda lab, nic, cable: lab.hosts["alice"].ifconfig(None), CommandError, "None is no word"),
+        (lambda lab, nic, cable: lab.hosts["alice"].fetch("foo"), LabError, "alice cannot fetch from 'foo'"),
+        (
+            lambda lab, nic, cable: lab.hosts["alice"].nic("x", "192.0.2.9"),
+            LabError,
+            "write it with its prefix",
+        ),
+        (
+            lambda lab, nic, cable: lab.hosts["alice"].nic("x", "fe80::1%em9/64"),
+            LabError,
+            "no address for alice",
+        ),
+        (lambda lab, nic, cable: lab.hosts["alice"].nic("x", mac=5), LabError, "5 is no MAC"),
+        (lambda lab, nic, cable: lab.hosts["alice"].route("default", 5), LabError, "5 is no address"),
+        (
+            lambda lab, nic, cable: lab.hosts["alice"].serve(port=99999),
+            LabError,
+            "cannot serve on port 99999",
+        ),
+        (lambda lab, nic, cable: lab.hosts["alice"].serve(address="foo"), LabError, "'foo' is no address"),
+        (
+            lambda lab, nic, cable: lab.hosts["alice"].ping("192.0.2.2", timeout=-1),
+            LabError,
+            "a timeout of -1 s",
+        ),
+        (
+            lambda lab, nic, cable: lab.hosts["alice"].ping("192.0.2.2", interval=-1),
+            LabError,
+            "an interval of -1 s",
+        ),
+        (lambda lab, nic, cable: lab.hosts["alice"].ping("192.0.2.2", count="3"), LabError, "a count of '3'"),
+        (lambda lab, nic, cable: lab.hosts["alice"].popen("true", listens=80), LabError, "80 is no port"),
+        (
+            lambda lab, nic, cable: lab.hosts["alice"].sysctl("kernel.hostname"),
+            ValueError,
+            "begin with 'net.'",
+        ),
+        (
+            lambda lab, nic, cable: lab.hosts["alice"].sysctl("net.nosuch"),
+            KernelRefused,
+            "sysctl net.nosuch in alice",
+        ),
+        (
+            lambda lab, nic, cable: lab.hosts["alice"].sysctl("net.link.ifqmaxlen", 9),
+            CommandError,
+            "read when the lab starts",
+        ),
+        (
+            lambda lab, nic, cable: lab.wait_ready(listening={"carol": ["tcp/80"]}),
+            LabError,
+            "has no host 'carol'",
+        ),
+        (lambda lab, nic, cable: lab.wait_ready(listening={"alice": "80"}), LabError, "'80' is no port"),
+        (
+            lambda lab, nic, cable: lab.cable("alice:em7", nic),
+            LabError,
+            "no NIC or wire 'alice:em7'; there are alice",
+        ),
+        (lambda lab, nic, cable: lab.pair("a", "b", names=("k",)), LabError, "a pair has two names"),
+        (
+            lambda lab, nic, cable: lab.report("/nowhere/x.html"),
+            OSError,
+            "No such file or directory: '/nowhere",
+        ),
+        (lambda lab, nic, cable: lab.expect_order(cable), ValueError, "expect_order needs frames"),
         (lambda lab, nic, cable: lab.tap(nic, filter=5), TypeError, "5 is no filter"),
         (lambda lab, nic, cable: lab.expect(5, "icmp"), TypeError, "5 is neither a NIC nor a wire"),
         (
@@ -174,6 +252,26 @@ def test_a_host_sees_its_own_network_and_processes_only(lab):
     assert sorted(alice.run("ls /sys/class/net").stdout.split()) == ["em0", "lo"]
     assert str(os.getpid()) not in alice.run("ps ax -o pid=").stdout.split()
     assert set(alice.call(psutil.net_if_addrs)) == {"em0", "lo"}
+
+
+@pytest.mark.skipif(not os.path.exists("/etc/resolv.conf"), reason="the machine has no /etc/resolv.conf")
+def test_a_host_asks_no_name_server_until_it_is_told_one(lab):
+    with open("/etc/resolv.conf") as file:
+        machine = file.read()
+    alice, bob, cable = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    alice.route("default", via="192.0.2.2")
+
+    assert alice.run("cat /etc/resolv.conf").stdout == ""
+    assert alice.run("getent hosts name.example", timeout=4 * PATIENCE).returncode == 2
+    alice.run("echo nameserver 192.0.2.2 > /etc/resolv.conf", check=True)
+    with alice.popen("getent hosts name.example") as asking:
+        lab.expect(cable, "udp port 53 and src host 192.0.2.1", within=5)
+        asking.kill()
+
+    assert alice.run("cat /etc/resolv.conf").stdout == "nameserver 192.0.2.2\n"
+    assert bob.run("cat /etc/resolv.conf").stdout == ""
+    with open("/etc/resolv.conf") as file:
+        assert file.read() == machine
 
 
 def test_a_socket_of_the_host_in_our_own_process(lab):
@@ -308,7 +406,8 @@ def test_what_cannot_be_is_refused_in_one_line_and_leaves_nothing(lab):
         ),
         (lambda: lab.cable(other, other), WireError, "is plugged into"),
         (lambda: lab.cable(one, other, name="cable0"), LabError, "there is a wire cable0 already"),
-        (lambda: lab.cable("em0", other), LabError, "cannot be plugged into a wire"),
+        (lambda: lab.cable("em0", other), LabError, "has no NIC or wire 'em0'; there are alice:em0, cable0"),
+        (lambda: lab.cable("cable0", other), LabError, "cannot be plugged into a wire"),
         (lambda: lab.cable(one, other, delay=-1), WireError, "a delay of -1 s cannot be"),
         (lambda: Lab("no/slash"), LabError, "is no name for a lab"),
         (lambda: em0.if_transmit(b"short"), ValueError, "this one has 5"),
@@ -526,12 +625,156 @@ def test_labs_killed_at_random_moments_leave_nothing(tmp_path):
         eventually(lambda: network_namespaces() <= before)
 
 
-def test_a_closed_lab_says_so(lab):
+def test_a_closed_lab_says_so_whatever_is_asked_of_it(lab):
+    alice, bob, cable = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    server = bob.serve()
     lab.close()
 
-    with pytest.raises(LabError, match="is closed; make a new one"):
-        lab.host("alice")
+    for ask in (
+        lambda: lab.host("carol"),
+        lambda: lab.cable("alice:em0", "bob:em0"),
+        lambda: lab.at(1, cable.cut),
+        lambda: lab.every(1, cable.cut),
+        lambda: lab.schedule([(1, cable.cut)]),
+        lambda: lab.expect(cable, "icmp"),
+        lambda: lab.wait_links(),
+        lambda: lab.wait_ready(),
+        lambda: lab.building().__enter__(),
+        lambda: lab.__enter__(),
+        lambda: alice.nic("em1"),
+        lambda: alice.run("true"),
+        lambda: alice.popen("true"),
+        lambda: alice.ping("192.0.2.2"),
+        lambda: alice.serve(),
+        lambda: alice.fetch(server),
+        lambda: alice.socket(),
+        lambda: alice.call(os.getpid),
+        lambda: alice.listening(),
+        lambda: alice.address(),
+        lambda: alice.route("default", "192.0.2.2"),
+        lambda: alice.sysctl("net.ipv4.ip_forward"),
+        lambda: alice.ifconfig(),
+        lambda: alice.netstat("-i"),
+    ):
+        with pytest.raises(LabError, match=f"the lab {lab.name} is closed; make a new one"):
+            ask()
     lab.close()
+
+
+def test_what_was_watched_may_be_asked_for_when_the_lab_is_closed(lab):
+    alice, _, cable = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    lab.watch()
+    alice.ping("192.0.2.2")
+    lab.close()
+
+    assert lab.expect(cable, "icmp[icmptype] == icmp-echo", within=0)["IP"].src == "192.0.2.1"
+
+
+def test_nics_are_plugged_in_by_name(lab):
+    alice, bob = lab.host("alice"), lab.host("bob")
+    sw = lab.switch("sw", ports=2)
+    alice.nic("em0", "192.0.2.1/24")
+    bob.nic("em0", "192.0.2.2/24")
+
+    lab.cable("alice:em0", "sw:p0")
+    lab.cable("bob:em0", sw["p1"])
+    lab.wait_links()
+
+    assert sw["p1"] is sw[1]
+    assert alice.ping("192.0.2.2").received == 1
+    with pytest.raises(IndexError, match="sw has no port 'p2'; its ports are 0 to 1"):
+        sw["p2"]
+
+
+@pytest.fixture
+def routed(lab):
+    alice, router, bob = (lab.host(name) for name in ("alice", "router", "bob"))
+    with lab.building():
+        lab.cable(
+            alice.nic("em0", "192.0.2.1/24", "2001:db8::1/64"),
+            router.nic("em0", "192.0.2.254/24", "2001:db8::fe/64"),
+        )
+        lab.cable(
+            bob.nic("em0", "198.51.100.1/24", "2001:db8:1::1/64"),
+            router.nic("em1", "198.51.100.254/24", "2001:db8:1::fe/64"),
+        )
+    for setting in ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"):
+        assert router.sysctl(setting, 1) == "1"
+    return alice, router, bob
+
+
+@pytest.mark.parametrize(
+    ("there", "nobody", "elsewhere", "via"),
+    [
+        ("198.51.100.1", "198.51.100.9", "203.0.113.1", "192.0.2.254"),
+        ("2001:db8:1::1", "2001:db8:1::9", "2001:db8:9::1", "2001:db8::fe"),
+    ],
+)
+def test_a_ping_tells_why_nothing_came(routed, there, nobody, elsewhere, via):
+    alice, _router, bob = routed
+
+    unrouted = alice.ping(there, 2, interval=0.01)
+    assert (unrouted.received, unrouted.errors) == (0, {"Network is unreachable": 2})
+    assert str(unrouted) == f"ping {there}: 0 of 2 answered; Network is unreachable, 2 times"
+    alice.route("default", via)
+    no_way_back = alice.ping(there, timeout=0.2)
+    assert (no_way_back.received, no_way_back.errors) == (0, {})
+    bob.route("default", "198.51.100.254" if "." in via else "2001:db8:1::fe")
+    assert alice.ping(there, 2, interval=0.01).errors == {}
+    # Linux says such things to one host a few times a second at most.
+    assert list(alice.ping(elsewhere, timeout=0.5).errors) == [f"Network is unreachable (says {via})"]
+    assert list(alice.ping(nobody, timeout=4 * PATIENCE).errors) == [f"No route to host (says {via})"]
+    assert alice.ping(there).received == 1
+
+
+def test_of_many_pings_each_has_its_own_errors(routed):
+    alice, _, _ = routed
+    alice.route("default", "192.0.2.254")
+    found = {}
+    pings = [
+        threading.Thread(
+            target=lambda to=to: found.__setitem__(to, alice.ping(to, 3, interval=0.02, timeout=0.5))
+        )
+        for to in ("203.0.113.1", "192.0.2.254")
+    ]
+
+    for each in pings:
+        each.start()
+    for each in pings:
+        each.join()
+
+    assert found["192.0.2.254"].received == 3
+    assert found["192.0.2.254"].errors == {}
+    assert list(found["203.0.113.1"].errors) == ["Network is unreachable (says 192.0.2.254)"]
+
+
+def test_settings_of_the_interface_layer_and_of_linux(lab):
+    alice = lab.host("alice")
+
+    assert alice.sysctl("net.link.log_link_state_change") == "1"
+    assert alice.sysctl("net.link.log_link_state_change", 0) == "0"
+    assert lab.kernel.sysctl["net.link.log_link_state_change"] == 0
+    assert alice.sysctl("net.inet.carp.preempt", 1) == "1"
+    assert alice.sysctl("net.ipv4.tcp_congestion_control", "reno") == "reno"
+    assert alice.run("cat /proc/sys/net/ipv4/tcp_congestion_control").stdout == "reno\n"
+
+
+def test_words_of_a_command_may_be_numbers(lab):
+    alice = lab.host("alice")
+    alice.nic("em0")
+
+    alice.ifconfig("em0", "mtu", 1400)
+
+    assert "mtu 1400" in alice.run("ip link show em0").stdout
+
+
+def test_ready_is_waited_for_by_a_hosts_name(lab):
+    alice, _, _ = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    server = alice.serve()
+
+    lab.wait_ready(listening={"alice": f"tcp/{server.port}"})
+    with pytest.raises(TimeoutError, match="alice: nobody listens on tcp/9"):
+        lab.wait_ready(0.1, listening={alice: ["tcp/9"]})
 
 
 def test_the_flags_of_a_fresh_nic(lab):

@@ -76,6 +76,8 @@ with Lab(host_network=True) as lab:
     lab.wait_ready()
     assert alice.ping("192.0.2.1").received == 1
     assert machine.ping("2001:db8::2").received == 1
+    if os.path.exists("/etc/resolv.conf"):
+        assert machine.run("cat /etc/resolv.conf").stdout == open("/etc/resolv.conf").read()
     machine.route("198.51.100.0/24", "192.0.2.2")
     mine.ifpromisc(1)
     mine.if_addmulti("233.252.0.9")

@@ -77,6 +77,11 @@ def test_order(lab, pair):
     alice.ping("192.0.2.2")
     lab.expect_order(cable, ICMP(type=8), ICMP(type=0), "udp port 53", within=0.1)
 
+def test_too_early(lab, pair):
+    alice, bob, cable = pair
+    alice.ping("192.0.2.2")
+    lab.expect_order(cable, ICMP(type=0), ICMP(type=8), within=0.1)
+
 def test_count(lab, pair):
     alice, bob, cable = pair
     alice.ping("192.0.2.2", count=2, interval=0.01)
@@ -94,7 +99,7 @@ def test_lost(lab, pair):
     lab.expect("bob:em0", "arp", within=0.1, direction="in")
 """,
     )
-    done.assert_outcomes(failed=6)
+    done.assert_outcomes(failed=7)
     out = done.stdout.str()
     assert (
         "cable0: no frame IP(ttl=64, src=192.0.2.1, dst=192.0.2.9) / ICMP(type=echo-request) within 0.1 s"
@@ -103,6 +108,10 @@ def test_lost(lab, pair):
     assert "IP.dst is 192.0.2.2, wanted 192.0.2.9" in out
     assert "not: icmp[icmptype] == icmp-echo" in out or "not: src host 192.0.2.2" in out
     assert "number 3 of 3 is missing within 0.1 s: udp port 53" in out
+    assert re.search(
+        r"one came too early: \d\.\d{6} s  Ether / IP / ICMP 192.0.2.1 > 192.0.2.2 echo-request", out
+    )
+    assert "passed there since" in out
     assert "2 frames ICMP(type=echo-request) within 0.1 s, wanted 3" in out
     assert "there is a frame icmp, " in out
     assert re.search(r"lost meanwhile: cable0: hook \d+", out)
