@@ -14,13 +14,12 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable
 from functools import partial
 from types import FrameType
 from typing import Any, Protocol
 
+from iflab.net.clock import Bell
 from iflab.net.errors import Terminated
-from iflab.net.giant import Giant
 
 __all__ = ["Signals"]
 
@@ -31,20 +30,13 @@ _HANDLED_IN = 0.1
 """Seconds that the engine gives the main thread to raise, before it lets go of the lock."""
 
 
-class _Bell(Protocol):
-    """What this needs of the engine."""
-
-    lock: Giant
-
+class _Engine(Bell, Protocol):
     @property
     def stopping(self) -> bool:
         """It runs no calls any more."""
 
-    def call_soon(self, fn: Callable[[], None]) -> None:
-        """Run ``fn`` with the lock held."""
 
-
-_engines: set[_Bell] = set()
+_engines: set[_Engine] = set()
 """Of the labs that are used in a ``with`` block."""
 _since: dict[int, float] = {}
 """When signals that wait came first."""
@@ -77,7 +69,7 @@ def _again(number: int) -> None:
 class Signals:
     """Those of a lab while it is used in a ``with`` block; what the program itself has set is left alone."""
 
-    def __init__(self, engine: _Bell) -> None:
+    def __init__(self, engine: _Engine) -> None:
         self._engine = engine
         self._before: dict[signal.Signals, Any] = {}
 

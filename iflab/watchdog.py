@@ -21,12 +21,10 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import CodeType, FrameType
-from typing import Protocol
 
-from iflab.net.giant import Giant
+from iflab.net.clock import Bell
 
 __all__ = ["PATIENCE", "Blockage", "Watchdog"]
 
@@ -40,15 +38,6 @@ PERIOD = 0.5
 
 _OWN = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _OWNER = re.compile(r"owner=(\d+)")
-
-
-class _Bell(Protocol):
-    """What the watchdog needs of the engine."""
-
-    lock: Giant
-
-    def call_soon(self, fn: Callable[[], None]) -> None:
-        """Run ``fn`` with the lock held."""
 
 
 @dataclass(slots=True)
@@ -80,7 +69,7 @@ class Watchdog:
 
     def __init__(
         self,
-        engine: _Bell,
+        engine: Bell,
         own: CodeType,
         name: str = "iflab",
         patience: float = PATIENCE,

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from .giant import Giant
 
-__all__ = ["Clock", "ManualClock", "Timer"]
+__all__ = ["Bell", "Clock", "ManualClock", "Timer"]
 
 
 class Timer(Protocol):
@@ -21,6 +21,16 @@ class Timer(Protocol):
 
     def cancel(self) -> None:
         """Take the call back; nothing happens when it has run or was taken back already."""
+
+
+class Bell(Protocol):
+    """Calls the thread that moves the frames."""
+
+    lock: Giant
+    """The lab's one lock."""
+
+    def call_soon(self, fn: Callable[[], None]) -> None:
+        """Run ``fn`` on that thread, with ``lock`` held."""
 
 
 class Clock(Protocol):
