@@ -30,7 +30,7 @@ def server(lab, tmp_path):
         [
             "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--interface=em0",
             "--dhcp-range=192.0.2.100,192.0.2.110,10m", "--dhcp-option=option:router,192.0.2.1",
-            f"--dhcp-leasefile={tmp_path}/leases", "--pid-file=", "--user=root", "--no-ping",
+            f"--dhcp-leasefile={tmp_path}/leases", "--pid-file=", "--user=root", "--group=", "--no-ping",
         ],
         listens="udp/67",
     )  # fmt: skip

@@ -8,7 +8,12 @@ reason, unless ``IFLAB_NO_SKIP`` is set, which makes a skip a failure.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import stat
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,6 +51,63 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
         yield fresh
         if not fresh.closed:
             fresh.check()
+
+
+@pytest.fixture
+def open_place() -> Iterator[Path]:
+    """A folder that every user may enter; pytest's own are private."""
+    place = Path(tempfile.mkdtemp(prefix="iflab-test-"))
+    os.chmod(place, 0o755)
+    yield place
+    shutil.rmtree(place)
+
+
+class OrdinaryUser:
+    """Somebody without rights, in a folder of her own, with a tun device that may be opened."""
+
+    uid = 65534
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.tun = place / "tun"
+        os.mknod(self.tun, 0o666 | stat.S_IFCHR, os.makedev(10, 200))
+        os.chmod(self.tun, 0o666)
+        self.source = ROOT
+        """A checkout that she may read."""
+        if not all(os.stat(folder).st_mode & 0o005 == 0o005 for folder in (ROOT, *ROOT.parents)):
+            self.source = place / "checkout"
+            shutil.copytree(ROOT, self.source, ignore=shutil.ignore_patterns(".git", ".venv", ".*cache"))
+        os.chown(place, self.uid, self.uid)
+
+    def run(self, *argv: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a program as she does."""
+        return subprocess.run(
+            ["setpriv", f"--reuid={self.uid}", f"--regid={self.uid}", "--clear-groups", *argv],
+            capture_output=True,
+            text=True,
+            cwd=cwd or self.place,
+            env={
+                "PATH": "/usr/bin:/bin:/usr/sbin:/sbin",
+                "IFLAB_TUN": str(self.tun),
+                "PYTHONPATH": os.pathsep.join(
+                    [str(self.source), *(path for path in sys.path if path.endswith("site-packages"))]
+                ),
+                "HOME": str(self.place),
+                "TMPDIR": str(self.place),
+            },
+            timeout=60 * PATIENCE,
+        )
+
+
+@pytest.fixture
+def ordinary_user(open_place: Path) -> OrdinaryUser:
+    """Who can be become by root only."""
+    if os.geteuid() != 0 or not shutil.which("setpriv"):
+        pytest.skip("needs root and setpriv (apt install util-linux), to become an ordinary user")
+    try:
+        return OrdinaryUser(open_place)
+    except PermissionError as error:  # root of a user namespace only
+        pytest.skip(f"no device can be made here: {error}")
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import json
 import os
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -37,7 +40,7 @@ def kernel_flags(host: Host, name: str) -> set[str]:
 def without_ipv6(*hosts: Host) -> None:
     """The kernels of these hosts send nothing unasked from now on, but for ARP."""
     for host in hosts:
-        host.run("sysctl -qw net.ipv6.conf.all.disable_ipv6=1", check=True)
+        host.sysctl("net.ipv6.conf.all.disable_ipv6", 1)
 
 
 def new_name(old: str, new: str) -> str:
@@ -52,6 +55,19 @@ def need(program: str, package: str) -> None:
 
     if shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin") is None:
         pytest.skip(f"{program} is not installed: apt install {package}")
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[None]:
+    """A disk in a folder, soon full (``size``: ``64k``); skips where nothing may be mounted."""
+    words = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    mounted = subprocess.run(words, capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no disk can be mounted here: {mounted.stderr.splitlines()[0]}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @functools.cache

@@ -31,7 +31,7 @@ from .netns import Netns
 from .sysctl import sysctl
 from .tap import VNET_HDR_LEN, Tap, open_tun
 from .timerfd import TimerFd
-from .userns import ensure_privileges, in_user_namespace
+from .userns import ensure_privileges, in_user_namespace, run_inside
 
 if TYPE_CHECKING:
     from .findings import Finding, check
@@ -69,6 +69,7 @@ __all__ = [
     "new_namespace",
     "open_tun",
     "raise_fd_limit",
+    "run_inside",
     "sysctl",
 ]
 

@@ -8,6 +8,7 @@ from then on.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 
@@ -20,6 +21,7 @@ __all__ = [
     "ensure_privileges",
     "have_cap",
     "in_user_namespace",
+    "run_inside",
     "thread_count",
 ]
 
@@ -53,23 +55,43 @@ def ensure_privileges() -> None:
     Raises ``Missing`` with the remedy: threads run already, or user namespaces
     are switched off.
     """
-    if have_cap(CAP_NET_ADMIN) and have_cap(CAP_SYS_ADMIN):
+    if _privileged():
         if not _may_return():
             unshare(
                 CLONE_NEWNET
             )  # as under 'unshare -Ur', which leaves the machine's network namespace in place
         return
-    if thread_count() > 1:
-        names = ", ".join(thread.name for thread in threading.enumerate())
+    # A thread may enter a namespace only if the user namespace owns it, and must find its way back:
+    # so the process leaves the machine's own network namespace for good.
+    _enter(CLONE_NEWUSER | CLONE_NEWNET)
+
+
+def run_inside(argv: list[str]) -> None:
+    """Become another program, which has the privileges if that can be; its network is still the machine's."""
+    if not _privileged():
+        with contextlib.suppress(Missing):  # a lab will say why there is none
+            _enter(CLONE_NEWUSER)
+    os.execv(argv[0], argv)
+
+
+def _privileged() -> bool:
+    return have_cap(CAP_NET_ADMIN) and have_cap(CAP_SYS_ADMIN)
+
+
+def _enter(namespaces: int) -> None:
+    """Enter a new user namespace and others that it owns, and be its root. Raises ``Missing``."""
+    count = thread_count()
+    if count > 1:
+        known = [thread.name for thread in threading.enumerate()]
+        names = ", ".join([*known, *(["some of a library"] if len(known) < count else [])])
         raise Missing(
             "a lab without root enters a user namespace, which Linux refuses to a process with threads "
-            f"({names}); call iflab.linux.ensure_privileges() first thing in the program, or run it under 'unshare -Ur'"
+            f"(there are {count}: {names}); "
+            "call iflab.linux.ensure_privileges() first thing in the program, or run it under 'unshare -Ur'"
         )
     uid, gid = os.geteuid(), os.getegid()
     try:
-        # A thread may enter a namespace only if the user namespace owns it, and must find its way back:
-        # so the process leaves the machine's own network namespace for good.
-        unshare(CLONE_NEWUSER | CLONE_NEWNET)
+        unshare(namespaces)
     except OSError as error:
         raise Missing(f"user namespaces are not to be had ({error.strerror}); {_remedy()}") from error
     for path, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):

@@ -1,13 +1,16 @@
 """The pytest plug-in: a fresh lab per test, and what is kept of it when the test fails.
 
 Fixtures ``lab`` and ``iflab_params``; the marker ``iflab(seed=, capture=, check=)``;
-options ``--iflab-seed``, ``--iflab-slow``, ``--iflab-capture``, ``--iflab-require``.
+options ``--iflab-seed``, ``--iflab-slow``, ``--iflab-capture``, ``--iflab-require``; the
+setting ``iflab_user_namespace``, for an ordinary user's workers (``workers.py``).
 Nothing of iflab is imported before a test asks for a lab.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["iflab_params", "lab"]
 
 _LAB = pytest.StashKey["_Kept"]()
+_STATUS = pytest.StashKey[int]()
 _CAPTURES = ("failed", "always", "never")
 
 LAST = 5000
@@ -114,6 +118,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="failed",
         help="When the capture of a test's lab is kept (default: failed).",
     )
+    parser.addini(
+        "iflab_user_namespace",
+        "Let xdist's workers begin in a user namespace, which labs need without root "
+        "(default: where the project speaks of labs).",
+        type="bool",
+        default=None,
+    )
     group.addoption(
         "--iflab-require",
         action="store_true",
@@ -126,10 +137,42 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
         "iflab(seed=None, capture='failed', check=True): the lab of this test: its seed; when its capture is kept "
-        "(failed, always, never); whether every NIC is compared with the kernel's account at the end",
+        "(failed, always, never); whether at the end every NIC is compared with the kernel's account, and a call of "
+        "lab.at that failed fails the test",
     )
     if config.getoption("--iflab-slow") <= 0:
         raise pytest.UsageError("--iflab-slow is a factor above 0")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Find the folder for ``tmp_path`` now: who enters a user namespace is called root, and root's may be another's."""
+    factory = getattr(session.config, "_tmp_path_factory", None)
+    if os.geteuid() and factory is not None:
+        factory.getbasetemp()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
+    """An ordinary user's workers begin in a user namespace, if somebody asks for labs."""
+    from .workers import asks_for_labs, begin_inside
+
+    wanted = config.getini("iflab_user_namespace")
+    if os.geteuid() and (asks_for_labs(config.rootpath, config.args) if wanted is None else wanted):
+        begin_inside(specs)
+
+
+def _signal(error: BaseException | None) -> int:
+    """The exit status of a signal that ended a program with a lab; 0 for what is none."""
+    errors = sys.modules.get("iflab.net.errors")
+    ended = errors is not None and isinstance(error, errors.Terminated)
+    return int(error.code) if ended and isinstance(error, SystemExit) and error.code else 0
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """End as programs do that a signal ends."""
+    if status := session.config.stash.get(_STATUS, 0):
+        session.exitstatus = status
 
 
 _WORDS = {"seed", "capture", "check"}
@@ -175,6 +218,11 @@ def lab(request: pytest.FixtureRequest, iflab_params: dict[str, Any], tmp_path: 
     except Missing as error:
         if config.getoption("--iflab-require"):
             raise
+        if hasattr(config, "workerinput") and os.geteuid():
+            pytest.fail(
+                f"no lab runs in this worker of xdist: {error}; or set iflab_user_namespace = true in pytest's settings",
+                pytrace=False,
+            )
         pytest.skip(f"no lab runs here: {error}")
     with fresh:
         fresh.patience = config.getoption("--iflab-slow")
@@ -205,6 +253,10 @@ def _at_the_end(kept: _Kept) -> None:
     wrong = kept.lab.unaccounted()
     if wrong:
         pytest.fail("frames that are not accounted for:\n  " + "\n  ".join(wrong), pytrace=False)
+    if kept.check and kept.lab.failed_calls:
+        pytest.fail(
+            "calls that failed at their time:\n  " + "\n  ".join(kept.lab.failed_calls), pytrace=False
+        )
     if kept.check and not kept.lab.closed:
         kept.lab.check()
 
@@ -214,6 +266,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     """Keep what a failed test's lab has seen, and name it in the failure."""
     outcome = yield
     report = outcome.get_result()
+    if status := _signal(call.excinfo.value if call.excinfo is not None else None):
+        item.config.stash[_STATUS] = status
+        item.session.shouldstop = f"ended by signal {status - 128}"  # the run, not only this test
+        return
     kept = item.stash.get(_LAB, None)
     if kept is None or not report.failed:
         return

@@ -3,13 +3,11 @@
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -34,15 +32,6 @@ UNDER_UNSHARE = [
     "    with open(f'/proc/self/{path}', 'w') as file: file.write(text)\n"
     "from iflab.cli import main; main()",
 ]
-
-
-@pytest.fixture
-def open_place():
-    """A folder that every user may enter; pytest's own are private."""
-    place = Path(tempfile.mkdtemp(prefix="iflab-test-"))
-    os.chmod(place, 0o755)
-    yield place
-    shutil.rmtree(place)
 
 
 def iflab(*words, cwd=ROOT, **options):
@@ -454,47 +443,14 @@ def test_a_client_that_says_nothing_holds_up_nobody(running):
 # an ordinary user
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become an ordinary user")
 @pytest.mark.parametrize(
     ("scenario", "program"),
     [(path.stem, IFLAB) for path in SCENARIOS] + [(path.stem, UNDER_UNSHARE) for path in SCENARIOS[:5]],
     ids=[path.stem for path in SCENARIOS] + [f"{path.stem} under unshare -Ur" for path in SCENARIOS[:5]],
 )
-def test_the_same_scenario_as_an_ordinary_user(open_place, scenario, program):
+def test_the_same_scenario_as_an_ordinary_user(ordinary_user, scenario, program):
     """Without root, in a user namespace, with nothing but a tun device that may be opened."""
-    place = open_place
-    tun = place / "tun"
-    os.mknod(tun, 0o666 | stat.S_IFCHR, os.makedev(10, 200))
-    os.chmod(tun, 0o666)
-    readable = all(os.stat(folder).st_mode & 0o005 == 0o005 for folder in (ROOT, *ROOT.parents))
-    source = ROOT
-    if not readable:
-        source = place / "checkout"
-        shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".git", ".venv", ".*cache"))
-    paths = os.pathsep.join([str(source), *(p for p in sys.path if p.endswith("site-packages"))])
-    done = subprocess.run(
-        [
-            "setpriv",
-            "--reuid",
-            "65534",
-            "--regid",
-            "65534",
-            "--clear-groups",
-            *program,
-            "run",
-            f"scenarios/{scenario}.py",
-        ],
-        capture_output=True,
-        text=True,
-        cwd=source,
-        env={
-            "PATH": "/usr/bin:/bin:/usr/sbin:/sbin",
-            "IFLAB_TUN": str(tun),
-            "PYTHONPATH": paths,
-            "HOME": str(place),
-        },
-        timeout=60 * PATIENCE,
-    )
+    done = ordinary_user.run(*program, "run", f"scenarios/{scenario}.py", cwd=ordinary_user.source)
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "held" in done.stdout

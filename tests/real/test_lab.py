@@ -324,8 +324,8 @@ def test_dnsmasq_works_as_on_a_real_machine(lab, tmp_path):
         [
             "dnsmasq",
             "-k",
-            "-u",
-            "root",
+            "--user=root",
+            "--group=",
             "--no-resolv",
             "--no-hosts",
             "--pid-file",

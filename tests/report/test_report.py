@@ -25,7 +25,7 @@ from iflab.report import ReportError, recorder
 from iflab.report.ladder import build
 from iflab.report.topology import lay_out
 from iflab.report.words import seconds
-from tests.linux_tools import PATIENCE, eventually, need
+from tests.linux_tools import PATIENCE, eventually, need, small_disk
 
 ROOT = Path(__file__).parents[2]
 QUIET = (
@@ -340,15 +340,12 @@ def test_a_place_where_no_report_can_be(tmp_path):
     assert early.stderr == f"iflab: [Errno 2] No such file or directory: '{tmp_path}/nowhere/x.html'\n"
     folder = run(str(tmp_path))
     assert (folder.returncode, folder.stdout) == (2, "")
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(tmp_path)], check=True)
-    try:
+    with small_disk(tmp_path, "16k"):
         full = run(str(tmp_path / "x.html"))
         assert full.returncode == 2
         assert "first_ping: held" in full.stdout
         assert full.stderr == f"iflab: {tmp_path}/x.html: No space left on device\n"
         assert list(tmp_path.iterdir()) == []
-    finally:
-        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
 
 
 def test_what_is_there_and_no_file_is_written_to(lab, tmp_path):

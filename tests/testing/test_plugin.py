@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from iflab.testing.workers import asks_for_labs
+
+from ..linux_tools import PATIENCE, eventually
 
 pytest_plugins = ["pytester"]
 
@@ -287,6 +294,137 @@ def test_it(lab, pair, number):
         "-n2",
     )
     done.assert_outcomes(passed=6)
+
+
+def test_a_call_that_failed_at_its_time_fails_the_test(pytester):
+    done = run(
+        pytester,
+        """
+import time
+
+def wait_for_it(lab):
+    deadline = time.monotonic() + 20
+    while not lab.failed_calls and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+def test_it(lab, pair):
+    lab.at(0.01, "cabel0.cut")
+    wait_for_it(lab)
+
+@pytest.mark.iflab(check=False)
+def test_it_is_expected(lab, pair):
+    lab.at(0.01, "cabel0.cut")
+    wait_for_it(lab)
+""",
+    )
+    done.assert_outcomes(passed=2, errors=1)
+    done.stdout.fnmatch_lines(["*calls that failed at their time:*", "*'cabel0.cut' names nothing to call*"])
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize("where", ["test", "fixture"])
+def test_a_signal_ends_the_run_and_takes_the_lab_down(pytester, tmp_path, number, status, where):
+    ready = tmp_path / "ready"
+    pytester.makepyfile(
+        f"""
+import os, time, pytest
+
+@pytest.fixture
+def slow(lab):
+    if {where == "fixture"}:
+        stay(lab)
+
+def stay(lab):
+    lab.host("alice").popen("sleep 62")
+    open({str(ready)!r}, "a").write(lab.name)
+    time.sleep(62)
+
+@pytest.mark.parametrize("number", range(3))
+def test_it(lab, slow, number):
+    stay(lab)
+"""
+    )
+    process = pytester.popen(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert eventually(lambda: ready.exists() and ready.read_text())
+
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=30 * PATIENCE)
+
+    assert process.returncode == status
+    assert f"ended by signal {int(number)}" in out
+    assert ready.read_text().count("lab") == 1
+    assert not subprocess.run(["pgrep", "-f", "^sleep 62$"], capture_output=True).stdout
+
+
+def test_the_workers_of_an_ordinary_user_have_labs(ordinary_user):
+    """Each begins in a user namespace; a project that speaks of no lab is left alone."""
+    python = _interpreter_for_all()
+    (ordinary_user.place / "labs").mkdir()
+    (ordinary_user.place / "labs" / "test_labs.py").write_text(
+        """
+import os, pytest
+
+@pytest.mark.parametrize("number", range(4))
+def test_it(lab, number, tmp_path):
+    alice, _, _ = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    assert alice.ping("192.0.2.2").received == 1
+    (tmp_path / "file").write_text("mine")
+"""
+    )
+    (ordinary_user.place / "others").mkdir()
+    (ordinary_user.place / "others" / "test_others.py").write_text(
+        f"import os\n\ndef test_it():\n    assert os.getuid() == {ordinary_user.uid}\n"
+    )
+    pytest_ = (python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir=.")
+
+    done = ordinary_user.run(*pytest_, "-n2", "labs")
+    assert "4 passed" in done.stdout, done.stdout + done.stderr
+    done = ordinary_user.run(*pytest_, "-n2", "others")
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
+    done = ordinary_user.run(*pytest_, "-n2", "-o", "iflab_user_namespace=false", "labs")
+    assert "4 errors" in done.stdout
+    assert "or set iflab_user_namespace = true" in done.stdout
+    done = ordinary_user.run(*pytest_, "labs")  # in one process the first lab enters it
+    assert "4 passed" in done.stdout, done.stdout + done.stderr
+
+
+def _interpreter_for_all():
+    """A Python of this version that every user may execute."""
+    for path in (os.path.realpath(sys.executable), "/usr/bin/python3"):
+        folders = Path(path).parents
+        if os.path.exists(path) and all(os.stat(folder).st_mode & 1 for folder in folders):
+            words = [path, "-c", "import sys; print(sys.version_info[:2])"]
+            if subprocess.run(words, capture_output=True, text=True).stdout.strip() == str(
+                sys.version_info[:2]
+            ):
+                return path
+    pytest.skip("no other user may execute this Python")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "asks"),
+    [
+        ("test_a.py", "def test_it(lab):\n    pass\n", True),
+        ("test_a.py", "def test_it(tmp_path,\n            lab):\n    pass\n", True),
+        ("test_a.py", "from iflab import Lab\n", True),
+        ("pyproject.toml", "[project]\ndependencies = ['iflab']\n", True),
+        ("test_a.py", "def test_it(label, slab):\n    pass\n", False),
+        ("notes.txt", "iflab\n", False),
+        (".venv/lib/a.py", "import iflab\n", False),
+    ],
+)
+def test_who_asks_for_labs(tmp_path, name, text, asks):
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+    assert asks_for_labs(tmp_path, [str(tmp_path)]) is asks
+    assert asks_for_labs(tmp_path, [f"{path}::test_it"]) is (asks or name in ("notes.txt", ".venv/lib/a.py"))
 
 
 def test_readiness(pytester):
