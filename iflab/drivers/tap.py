@@ -250,17 +250,27 @@ class TapNic(Express):
             self.closer(self.tap)
         self._running = False
 
-    def if_reassign(self, ifp: Ifnet, new_vnet: Vnet) -> None:
-        """Move the device into the namespace of ``new_vnet``; fd, wire and MAC stay."""
+    def if_may_reassign(self, ifp: Ifnet, new_vnet: Vnet) -> None:
+        """Raise ENODEV where only one of both has a network namespace, EEXIST where a netdev there has this one's name."""
         netns = getattr(new_vnet.stack, "netns", None)
         if self.tap.fd < 0 and netns is None:
-            self.name = f"{new_vnet.name}:{ifp.if_xname}"
             return
         if not isinstance(netns, Netns) or self.tap.fd < 0:
             raise OSError(
                 errno.ENODEV,
                 f"{self.name}: this NIC and the vnet {new_vnet.name} do not fit: only one of them has a network namespace",
             )
+        if self.netns is not netns and netns.has_device(self.tap.name):
+            raise OSError(
+                errno.EEXIST, f"{new_vnet.name} has a netdev {self.tap.name} of its own; rename one"
+            )
+
+    def if_reassign(self, ifp: Ifnet, new_vnet: Vnet) -> None:
+        """Move the device into the namespace of ``new_vnet``; fd, wire and MAC stay."""
+        if self.tap.fd < 0:
+            self.name = f"{new_vnet.name}:{ifp.if_xname}"
+            return
+        netns = new_vnet.stack.netns  # type: ignore[attr-defined]
         if self.netns is netns:
             return  # it was moved from the Linux side
         self._netdev(netns=netns)

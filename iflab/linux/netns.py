@@ -126,6 +126,15 @@ class Netns:
         with self.entered():
             return socket.socket(family, kind, proto)
 
+    def has_device(self, name: str) -> bool:
+        """True when a device of that name is in the namespace."""
+        with self.entered():
+            try:
+                socket.if_nametoindex(name)
+            except OSError:
+                return False
+            return True
+
     def read_list(self, name: str) -> list[bytes]:
         """The lines of ``/proc/net/NAME`` as it is in the namespace; none where the kernel has no such list.
 

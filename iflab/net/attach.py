@@ -6,9 +6,11 @@ first of an arrival is told last of a departure only where the original does so.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from .driver import DeadDriver
@@ -137,20 +139,18 @@ def if_purgeaddrs(ifp: Ifnet) -> None:
             family = ifa.ifa_addr.family
             if family is AddressFamily.LINK or ifa not in ifp.if_addrhead:
                 continue
-            if family is AddressFamily.INET:
-                try:
-                    ifp.stack.in_control("SIOCDIFADDR", ifa, ifp)
-                    continue
-                except OSError:
-                    pass
-            if family is AddressFamily.INET6:
-                try:
-                    ifp.stack.in6_purgeaddr(ifa)
-                    continue
-                except OSError:  # cannot happen in the original; a detach must come to its end
-                    pass
-            ifp.if_addrhead.remove(ifa)
-            ifa.ifa_free()
+            with _to_its_end(ifp, f"purge of {ifa.ifa_addr}"):
+                if family is AddressFamily.INET:
+                    with contextlib.suppress(OSError):
+                        ifp.stack.in_control("SIOCDIFADDR", ifa, ifp)
+                        continue
+                if family is AddressFamily.INET6:
+                    with contextlib.suppress(OSError):  # cannot happen in the original
+                        ifp.stack.in6_purgeaddr(ifa)
+                        continue
+            if ifa in ifp.if_addrhead:
+                ifp.if_addrhead.remove(ifa)
+                ifa.ifa_free()
 
 
 def if_dead(ifp: Ifnet) -> None:
@@ -161,12 +161,22 @@ def if_dead(ifp: Ifnet) -> None:
     """
     gone, ifp.if_driver = ifp.if_driver, DeadDriver()
     ifp.bind_driver()
-    try:
+    with _to_its_end(ifp, f"if_detached of {gone!r}"):
         gone.if_detached(ifp)
+
+
+@contextlib.contextmanager
+def _to_its_end(ifp: Ifnet, what: str) -> Iterator[None]:
+    """What a protocol or a driver does on the way out may fail; it is reported, and the interface goes all the same.
+
+    In the original nothing of that can fail (812-932), and half a detach can never be finished.
+    """
+    try:
+        yield
     except KernelPanic:
         raise
     except BaseException as error:
-        report(_log, error, "%s: if_detached of %r failed", ifp.if_xname, gone)
+        report(_log, error, "%s: %s failed", ifp.if_xname, what)
 
 
 def if_detach(ifp: Ifnet) -> None:
@@ -188,17 +198,22 @@ def if_detach_internal(ifp: Ifnet, vmove: bool) -> None:
             raise KernelPanic("if_detach_internal: ifp=PTR not on the ifnet tailq PTR", 834)
         return
     vnet.list_remove(ifp)
-    kernel.taskqueue_swi.drain(ifp.if_linktask)
-    if_down(ifp)
+    with _to_its_end(ifp, "a task that was queued"):
+        kernel.taskqueue_swi.drain(ifp.if_linktask)
+    with _to_its_end(ifp, "if_down"):
+        if_down(ifp)
     if ifp.if_snd.altq_is_enabled():
         ifp.if_snd.altq_disable()
     if ifp.if_snd.altq_disc is not None:
         ifp.if_snd.altq_detach()
     if_purgeaddrs(ifp)
     stack = vnet.stack
-    stack.in_ifdetach(ifp)
-    stack.in6_ifdetach(ifp)
-    if_purgemaddrs(ifp)
+    with _to_its_end(ifp, "in_ifdetach"):
+        stack.in_ifdetach(ifp)
+    with _to_its_end(ifp, "in6_ifdetach"):
+        stack.in6_ifdetach(ifp)
+    with _to_its_end(ifp, "if_purgemaddrs"):
+        if_purgemaddrs(ifp)
     if not vmove:
         if_dead(ifp)
         link, ifp.if_addr = ifp.if_addr, None
@@ -206,9 +221,10 @@ def if_detach_internal(ifp: Ifnet, vmove: bool) -> None:
             ifp.if_addrhead.remove(link)  # the link address itself, not whatever comes first (quirk 12)
             link.ifa_free()
     for family in AddressFamily:
-        for fib in range(stack.rt_numfibs):
-            for rt in list(stack.rt_walktree(family, fib)):
-                if_rtdel(ifp, rt)
+        for fib in range(stack.rt_numfibs if family is not AddressFamily.UNSPEC else 0):
+            with _to_its_end(ifp, f"rt_walktree({family.name}, {fib})"):
+                for rt in list(stack.rt_walktree(family, fib)):
+                    if_rtdel(ifp, rt)
     kernel.rtsock.rt_ifannouncemsg(ifp, False)
     kernel.events.invoke("ifnet_departure_event", ifp)
     if vnet.is_default:
@@ -218,8 +234,9 @@ def if_detach_internal(ifp: Ifnet, vmove: bool) -> None:
     if initialized > 0:
         for domain in kernel.domains:
             data = ifp.if_afdata.get(domain.dom_family)
-            if domain.dom_ifdetach is not None and data:
-                domain.dom_ifdetach(ifp, data)
+            if domain.dom_ifdetach is not None and data is not None:
+                with _to_its_end(ifp, f"dom_ifdetach of {domain.dom_family!r}"):
+                    domain.dom_ifdetach(ifp, data)
     ifp.if_afdata.clear()  # quirk 50
 
 
@@ -251,11 +268,18 @@ def if_vmove(ifp: Ifnet, new_vnet: Vnet) -> None:
     home; it loses UP, addresses, groups, routes and queued frames (quirk 49).
     Trusts its caller that the name is free there (quirk 48). Panics when the
     interface is not on the current vnet's list.
+
+    Raises ENOSPC when no index is free there, where the original panics (978), and what the
+    driver's ``if_may_reassign`` raises; nothing has changed then.
     """
     kernel = ifp.kernel
     with kernel.giant:
         old_vnet = ifp.curvnet
         with kernel.curvnet_set(old_vnet):
+            if old_vnet.lists(ifp):
+                ifp.if_driver.if_may_reassign(ifp, new_vnet)
+                if new_vnet is not old_vnet:
+                    new_vnet.check_index_free()
             if_detach_internal(ifp, vmove=True)
             old_vnet.ifindex_free(ifp.if_index)
             try:

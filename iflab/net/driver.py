@@ -68,10 +68,14 @@ class Driver(abc.ABC):
         """
         return None
 
+    def if_may_reassign(self, ifp: Ifnet, new_vnet: Vnet) -> None:  # noqa: B027 - optional by contract
+        """The interface is about to move to ``new_vnet``. Raises ``OSError`` where that is impossible: then it stays."""
+
     def if_reassign(self, ifp: Ifnet, new_vnet: Vnet) -> None:  # noqa: B027 - optional by contract
         """The interface moves to ``new_vnet``; it is in no list at this moment (called at 969, quirk 49).
 
-        Raises ``OSError`` where the move is impossible: the interface then returns to where it was.
+        Raises ``OSError`` where that turns out to be impossible: the interface returns, without what a
+        move takes from it.
         """
 
     def if_snd_changed(self, ifp: Ifnet) -> None:  # noqa: B027 - optional by contract

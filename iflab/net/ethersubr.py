@@ -6,15 +6,17 @@ lets it go on, changed or not::
 
       to the protocols                  from the protocols
             ^                                  |
-          vlan  (tagged, for a child)        carp   (virtual MAC as the source)
+          vlan  (tagged, for a child)        lagg   (a port has no protocols of its own)
             ^                                  v
-          carp  (virtual MAC, protocol 112)  lagg   (a port has no protocols of its own)
+          carp  (virtual MAC, protocol 112)  bridge (and then nobody else)
             ^                                  v
-         bridge                              bridge
+         bridge                              carp   (virtual MAC as the source)
             ^                                  v
       netgraph "lower"                       netgraph "upper"
             ^                                  v
           lagg                               if_transmit -> if_snd -> driver
+            ^
+        monitor  (nothing goes on)
             ^
        if_input
 
@@ -27,7 +29,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from .flags import IFT
+from .flags import IFF, IFT
 from .mbuf import PKTHDR, Mbuf
 
 if TYPE_CHECKING:
@@ -50,6 +52,8 @@ _TYPE = slice(PKTHDR + 12, PKTHDR + 14)
 
 def ether_input(ifp: Ifnet, m: Mbuf) -> Mbuf | None:
     """Offer a frame off the wire to those who claim ``ifp``; return what is left for the protocols."""
+    if ifp.if_flags & IFF.MONITOR:
+        return None  # it was counted, and listeners have seen it
     hooks = ifp.kernel.hooks
     after: Mbuf | None = m
     if ifp.if_lagg is not None and ifp.if_type == IFT.IEEE8023ADLAG and hooks.lagg_input_p is not None:
@@ -98,11 +102,6 @@ def ether_demux_local(ifp: Ifnet, m: Mbuf) -> Mbuf | None:
 def ether_output(ifp: Ifnet, m: Mbuf) -> int:
     """Offer a frame from the protocols to those who claim ``ifp``, and transmit what is left; return an errno."""
     hooks = ifp.kernel.hooks
-    if ifp.if_carp is not None and hooks.carp_output_p is not None:
-        rewritten = hooks.carp_output_p(ifp, m, None)
-        if rewritten is None:
-            return 0
-        m = rewritten
     if ifp.if_lagg is not None and ifp.if_type == IFT.IEEE8023ADLAG:
         return errno.ENETDOWN  # lagg_port_output
     if ifp.if_bridge is not None and hooks.bridge_output_p is not None:
@@ -110,6 +109,11 @@ def ether_output(ifp: Ifnet, m: Mbuf) -> int:
         if bridged is None:
             return 0
         m = bridged
+    if ifp.if_carp is not None and hooks.carp_output_p is not None:
+        rewritten = hooks.carp_output_p(ifp, m, None)
+        if rewritten is None:
+            return 0
+        m = rewritten
     if getattr(ifp.if_l2com, "ac_netgraph", None) is not None and hooks.ng_ether_output_p is not None:
         hooked = hooks.ng_ether_output_p(ifp, m)
         if hooked is None:

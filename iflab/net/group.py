@@ -72,8 +72,9 @@ def if_addgroup(ifp: Ifnet, groupname: str) -> None:
     ENXIO for an interface that was freed; one that is only detached may join.
     """
     name = _cut(groupname)
-    if name and name[-1] in "0123456789":
-        raise refuse(errno.EINVAL, f"{name!r} ends in a digit, as interface names do; a group name must not")
+    whole = groupname.split("\0", 1)[0]
+    if whole and whole[-1] in "0123456789":  # of the name as it was given
+        raise refuse(errno.EINVAL, f"{whole!r} ends in a digit, as interface names do; a group name must not")
     kernel = ifp.kernel
     with kernel.giant:
         if ifp.if_refcount == 0:

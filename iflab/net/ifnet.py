@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from . import attach, counted, group, lookup, multi, state
 from .bpf import BpfSide, BpfTap, bpf_mtap
-from .driver import Driver, NoDriver
+from .driver import DeadDriver, Driver, NoDriver
 from .errors import KernelPanic, refuse, report
 from .ethersubr import ether_input
 from .flags import IFF, IFNAMSIZ, AddressFamily, LinkState
@@ -369,10 +369,25 @@ class Ifnet:
         """Throw away what waits to be sent, and return how many frames that were (2059-2080)."""
         with self.kernel.giant:
             own = self.if_driver.if_qflush
-            if own is not None:
+            if own is None:
+                return self.if_snd.purge()
+            try:
                 own(self)
-                return 0
-            return self.if_snd.purge()
+            except KernelPanic:
+                raise
+            except BaseException as error:
+                report(_log, error, "%s: if_qflush of %r failed", self.if_xname, self.if_driver)
+            return 0
+
+    def if_resolvemulti(self, sa: Sockaddr) -> SockaddrDl | None:
+        """Ask the driver for a group's link-level address. Raises its ``OSError``; EIO when it failed in any other way."""
+        try:
+            return self.if_driver.if_resolvemulti(self, sa)
+        except (OSError, KernelPanic):
+            raise
+        except BaseException as error:
+            report(_log, error, "%s: if_resolvemulti of %r failed", self.if_xname, self.if_driver)
+            raise refuse(errno.EIO, f"{self.if_xname}: the driver failed to map {sa}: {error!r}") from error
 
     def if_claim(self, who: str, on: bool = True) -> None:
         """Let a device on top of this interface, of the kind ``who``, see its frames (``net/ethersubr.py``), or end that."""
@@ -385,7 +400,10 @@ class Ifnet:
     # frames in
 
     def if_input_mbuf(self, m: Mbuf) -> None:
-        """Hand a frame that came off the wire to the protocols (``if_input`` of ``net/if_var.h``)."""
+        """Hand a frame that came off the wire to the protocols (``if_input`` of ``net/if_var.h``); one of a dead
+        interface is lost (``net/if_dead.c``)."""
+        if type(self.if_driver) is DeadDriver:
+            return
         if self.if_bpf:
             bpf_mtap(self, m, BpfSide.IN)
         self.if_ipackets += 1

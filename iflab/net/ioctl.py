@@ -35,6 +35,7 @@ _REQUESTS: dict[str, tuple[type, ...]] = {
     "SIOCGIFCONF": (Ifconf,),
     **dict.fromkeys(("SIOCAIFGROUP", "SIOCDIFGROUP", "SIOCGIFGROUP", "SIOCGIFGMEMB"), (Ifgroupreq,)),
 }
+_ALIASES = frozenset({"SIOCAIFADDR", "SIOCDIFADDR", "SIOCSIFPHYADDR"})
 _ADDRESS_SETTERS = frozenset({"SIOCSIFADDR", "SIOCSIFBRDADDR", "SIOCSIFDSTADDR", "SIOCSIFNETMASK"})
 
 
@@ -59,7 +60,7 @@ def ifioctl(so: Socket, cmd: str, data: Any, td: Thread) -> None:
     vnet = so.so_vnet
     kernel = vnet.kernel
     _log.debug("%s: %s %s", vnet.name, cmd, getattr(data, "ifr_name", ""))
-    with kernel.giant, kernel.curvnet_set(vnet):
+    with kernel.curvnet_set(vnet), kernel.curthread_set(td):
         if cmd == "SIOCGIFCONF":
             ifconf(vnet, data)
         elif cmd == "SIOCSIFRVNET":
@@ -92,7 +93,8 @@ def ifioctl(so: Socket, cmd: str, data: Any, td: Thread) -> None:
 
 def _check_request(cmd: str, data: Any) -> None:
     """Raise EFAULT for what is no request of the command's kind: the original would read strange memory."""
-    wanted: tuple[type, ...] = _REQUESTS.get(cmd, (Ifreq, Ifaliasreq))
+    alias = cmd.endswith("_IN6") or cmd in _ALIASES
+    wanted: tuple[type, ...] = _REQUESTS.get(cmd, (Ifreq, Ifaliasreq) if alias else (Ifreq,))
     if not isinstance(data, wanted):
         raise refuse(errno.EFAULT, f"{cmd} takes an {wanted[0].__name__}, not {type(data).__name__}")
 
@@ -115,11 +117,7 @@ def _to_interface(so: Socket, ifp: Ifnet, cmd: str, data: Any, td: Thread) -> No
             # Drivers trust that who sets an address was checked, so that never goes down to them.
             if error.errno != errno.EOPNOTSUPP or cmd in _ADDRESS_SETTERS:
                 raise
-            before, ifp.kernel.curthread = ifp.kernel.curthread, td
-            try:
-                ifp.driver_ioctl(cmd, data)
-            finally:
-                ifp.kernel.curthread = before
+            ifp.driver_ioctl(cmd, data)
     finally:
         if ifp.if_flags & IFF.UP and not was_up:
             ifp.stack.in6_if_up(ifp)
@@ -179,15 +177,15 @@ def _set_descr(ifp: Ifnet, ifr: Ifreq, td: Thread) -> None:
     td.priv_check(Priv.NET_SETIFDESCR)
     buffer = ifr.ifr_buffer
     limit = ifp.kernel.sysctl["net.ifdescr_maxlen"]
-    if buffer.length > limit:
+    if not 0 <= buffer.length <= limit:  # a negative length is a huge one
         raise refuse(
             errno.ENAMETOOLONG,
             f"{ifp.if_xname}: a description of {buffer.length} octets is longer than net.ifdescr_maxlen, {limit}",
         )
     text: str | None = None
     if buffer.length != 0:
-        raw = str(buffer.copyin() or "").encode("utf-8", "surrogateescape")[: buffer.length - 1]
-        text = raw.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
+        raw = buffer.copyin_text().encode("utf-8", "surrogateescape")[: buffer.length - 1]
+        text = raw.decode("utf-8", "surrogateescape")
     ifp.stack.consent(ifp, "description", text)
     ifp.set_description(text)
     _changed(ifp)
@@ -221,6 +219,7 @@ def _set_flags(ifp: Ifnet, ifr: Ifreq, td: Thread) -> None:
         mode = "enabled" if new_flags & IFF.PPROMISC else "disabled"
         ifp.kernel.console.log("info", f"{ifp.if_xname}: permanently promiscuous mode {mode}")
     ifp.if_flags = (ifp.if_flags & IFF_CANTCHANGE) | (new_flags & ~IFF_CANTCHANGE)
+    ifp.if_claim("monitor", bool(ifp.if_flags & IFF.MONITOR))
     ifp.driver_ioctl_unheeded("SIOCSIFFLAGS", ifr)
     _changed(ifp)
 
@@ -245,7 +244,7 @@ def _set_name(ifp: Ifnet, ifr: Ifreq, td: Thread) -> None:
     """
     td.priv_check(Priv.NET_SETIFNAME)
     kernel, vnet = ifp.kernel, ifp.curvnet
-    new_name = str(ifr.ifr_buffer.copyin() or "").split("\0", 1)[0]
+    new_name = ifr.ifr_buffer.copyin_text()
     if len(new_name.encode("utf-8", "surrogateescape")) >= IFNAMSIZ:
         raise refuse(
             errno.ENAMETOOLONG,

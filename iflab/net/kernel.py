@@ -69,7 +69,7 @@ class Kernel:
         self.curvnet: Vnet | None = None
         """The vnet that a call is made in; None outside, where every interface stands for its own."""
         self.curthread: Thread | None = None
-        """Who made the ioctl that a driver is obeying; None outside of one."""
+        """Who made the ioctl that is carried out; None outside of one."""
         self._live: Counter[str] = Counter()
         self._jids = 0
 
@@ -106,6 +106,15 @@ class Kernel:
                 yield
             finally:
                 self.curvnet = before
+
+    @contextmanager
+    def curthread_set(self, td: Thread) -> Iterator[None]:
+        """Let ``td`` be whom ``priv_check`` asks; the lock must be held."""
+        before, self.curthread = self.curthread, td
+        try:
+            yield
+        finally:
+            self.curthread = before
 
     def prison_find_child(self, prison: Prison, jid: int) -> Prison | None:
         """The prison ``jid`` as the caller in ``prison`` sees it (called at 1001, 1043).

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from .lookup import find_best_on_interface
 from .route import RTM, RtAddrinfo, Rtentry
-from .sockaddr import SockaddrDl
+from .sockaddr import SDL_SIZE, SockaddrDl
 
 if TYPE_CHECKING:
     from .ifnet import Ifnet
@@ -29,7 +29,8 @@ def link_rtrequest(cmd: RTM, rt: Rtentry, info: RtAddrinfo | None) -> None:
 
 
 def link_init_sdl(ifp: Ifnet, sdl: SockaddrDl, iftype: int) -> SockaddrDl:
-    """Fill ``sdl`` with the interface's index and ``iftype``; name and MAC are emptied (1913-1924)."""
+    """Fill ``sdl`` with the interface's index and ``iftype``; all else is as in a fresh one (1911-1924)."""
+    sdl.sa_len = SDL_SIZE
     sdl.sdl_index = ifp.if_index
     sdl.sdl_type = iftype
     sdl.sdl_name = ""

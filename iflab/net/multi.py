@@ -151,7 +151,7 @@ def if_addmulti(ifp: Ifnet, sa: Sockaddr | str) -> Ifmultiaddr:
         if ifma is not None:
             ifma.ifma_refcount += 1
             return ifma
-        llsa = ifp.if_driver.if_resolvemulti(ifp, address)
+        llsa = ifp.if_resolvemulti(address)
         ifma = if_allocmulti(ifp, address, llsa)
         if llsa is not None:
             ll_ifma = members.find(llsa)

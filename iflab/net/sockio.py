@@ -64,6 +64,16 @@ class UserBuffer:
         self._check()
         return self.data
 
+    def copyin_text(self) -> str:
+        """Read a text, up to its NUL if it has one; octets are taken as UTF-8. Raises EFAULT."""
+        found = self.copyin()
+        text = (
+            found.decode("utf-8", "surrogateescape")
+            if isinstance(found, (bytes, bytearray))
+            else str(found or "")
+        )
+        return text.split("\0", 1)[0]
+
     def copyout(self, data: Any) -> None:
         """Write to the caller's memory; raises EFAULT."""
         self._check()

@@ -128,7 +128,7 @@ def do_link_state_change(ifp: Ifnet, pending: int) -> None:
             hooks.bridge_linkstate_p(ifp)
         if ifp.if_lagg is not None and hooks.lagg_linkstate_p is not None:
             hooks.lagg_linkstate_p(ifp, state)
-        up = state is LinkState.UP
+        up = state == LinkState.UP
         if vnet.is_default:
             kernel.devctl.devctl_notify("IFNET", ifp.if_xname, "LINK_UP" if up else "LINK_DOWN")
         if pending > 1:
@@ -163,10 +163,13 @@ def if_setlladdr(ifp: Ifnet, lladdr: bytes) -> None:
         sdl.sdl_lladdr = bytes(lladdr)
         if ifp.if_flags & IFF.UP:
             ifp.if_reinit = True
-            for flip in (ifp.if_flags & ~IFF.UP, ifp.if_flags | IFF.UP):
-                ifp.if_flags = flip
-                ifp.driver_ioctl_unheeded("SIOCSIFFLAGS", Ifreq(ifp.if_xname, ifr_flags=flip))
-            ifp.if_reinit = False
+            try:
+                for up in (0, IFF.UP):  # a driver may change other flags meanwhile
+                    ifp.if_flags = ifp.if_flags & ~IFF.UP | up
+                    ifp.driver_ioctl_unheeded("SIOCSIFFLAGS", Ifreq(ifp.if_xname, ifr_flags=ifp.if_flags))
+            finally:
+                ifp.if_flags |= IFF.UP
+                ifp.if_reinit = False
             for address in ifp.if_addrhead:
                 if address.ifa_addr.family is AddressFamily.INET:
                     ifp.stack.arp_ifinit(ifp, address)

@@ -131,15 +131,19 @@ class Vnet:
         """Double the table (397-420)."""
         self.if_indexlim <<= 1
 
+    def check_index_free(self) -> None:
+        """Raise ENOSPC when no index is free."""
+        if len(self._ifindex_table) >= HIGHEST_INDEX:
+            raise refuse(errno.ENOSPC, f"no free index: vnet {self.name} has {HIGHEST_INDEX} interfaces")
+
     def ifindex_alloc_locked(self) -> int:
         """Reserve the lowest free index (272-297). Raises ENOSPC when all 65535 are taken (quirk 2)."""
         with self.kernel.giant:
+            self.check_index_free()
             free = self._free_indexes
             while free and (free[0] > self.if_index or free[0] in self._ifindex_table):
                 heapq.heappop(free)
             index = heapq.heappop(free) if free else self.if_index + 1
-            if index > HIGHEST_INDEX:
-                raise refuse(errno.ENOSPC, f"no free index: vnet {self.name} has {HIGHEST_INDEX} interfaces")
             while index >= self.if_indexlim:
                 self.if_grow()
             self.if_index = max(self.if_index, index)

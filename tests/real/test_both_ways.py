@@ -12,6 +12,7 @@ import subprocess
 
 import pytest
 
+from iflab.bsd import CommandError
 from iflab.linux import Netlink, Netns
 from iflab.net import IFF, Ifaliasreq, Ifreq, LinkState, UserBuffer, as_sockaddr
 
@@ -236,8 +237,30 @@ def test_a_name_that_is_taken_on_arrival_is_free_by_then(lab, alice, em0):
     assert {row["ifname"] for row in ip(bob, "link")} == {"lo", "x0", "em0"}
 
 
-def test_a_move_that_the_kernel_refuses_leaves_both_sides_alike(lab, alice, em0):
+def test_a_move_that_cannot_be_is_refused_before_anything_is_lost(lab, alice, em0):
     carol = lab.host("carol")
+    carol.run("ip link add em0 type veth peer name x1", check=True)
+    lab.switch("sw", ports=1)
+    em0.if_addgroup("web")
+    before = alice.ifconfig("em0"), ip(alice, "addr"), alice.netstat("-r")
+    events = []
+    lab.kernel.rtsock.listen(events.append)
+
+    with pytest.raises(CommandError, match="carol has a netdev em0 of its own; rename one"):
+        alice.ifconfig("em0 vnet carol")
+    with pytest.raises(CommandError, match="only one of them has a network namespace"):
+        alice.ifconfig("em0 vnet sw")
+    with pytest.raises(CommandError, match="only one of them has a network namespace"):
+        lab.switches["sw"].ifconfig("p0 vnet alice")
+    lab.check()
+
+    assert (alice.ifconfig("em0"), ip(alice, "addr"), alice.netstat("-r")) == before
+    assert events == []
+
+
+def test_a_move_that_the_kernel_refuses_leaves_both_sides_alike(lab, alice, em0, monkeypatch):
+    carol = lab.host("carol")
+    monkeypatch.setattr(Netns, "has_device", lambda netns, name: False)  # it came between
     carol.run("ip link add x0 type veth peer name x1", check=True)
     alice.ifconfig("em0 name x0")
     em0.if_addmulti("233.252.0.7")
