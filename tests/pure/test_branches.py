@@ -8,7 +8,7 @@ from iflab.net import (
     IFF,
     IFG_ALL,
     IFT,
-    IP_MAXPACKET,
+    NO_PKTHDR,
     PRC,
     RTF,
     AddressFamily,
@@ -16,6 +16,7 @@ from iflab.net import (
     Domain,
     Driver,
     Ifgroupreq,
+    Ifqueue,
     Ifreq,
     Kernel,
     KernelPanic,
@@ -24,20 +25,23 @@ from iflab.net import (
     SockaddrDl,
     SockaddrIn6,
     Stack,
-    SysctlTree,
+    Task,
+    TaskQueue,
     UserBuffer,
     as_sockaddr,
     ifa_add_loopback_route,
     ifa_del_loopback_route,
     ifa_switch_loopback_route,
+    is_broadcast,
+    is_multicast,
     mbuf,
 )
-from iflab.net.ifqueue import Ifqueue, ifq_delete
-from iflab.net.mbuf import NO_PKTHDR, is_broadcast, is_multicast
-from iflab.net.taskqueue import Task, TaskQueue
+from iflab.net.flags import IP_MAXPACKET
+from iflab.net.ifqueue import ifq_delete
+from iflab.net.sysctl import SysctlTree
 
 from .devices import refused
-from .doubles import RecordingDriver, discard, disc_cloner, ethernet, frame
+from .doubles import RecordingDriver, disc_cloner, discard, ethernet, frame
 
 
 def bare(vnet, name="x", unit=0, **fields):
@@ -50,7 +54,7 @@ def bare(vnet, name="x", unit=0, **fields):
     return ifp
 
 
-class ConservativeStack(Stack):
+class UnwillingStack(Stack):
     """Refuses every change that it is asked for."""
 
     def __init__(self):
@@ -111,7 +115,7 @@ def test_an_attach_forgets_what_stood_for_the_broadcast_address():
 def test_domains_that_come_up_later_begin_with_clean_tables():
     kernel = Kernel()
     kernel.domains = [Domain("old", AddressFamily.INET, lambda ifp: "old")]
-    vnet, ifp, _ = ethernet(kernel)
+    _, ifp, _ = ethernet(kernel)
     assert ifp.if_afdata == {AddressFamily.INET: "old"}
 
     kernel.domains = [Domain("new", AddressFamily.INET6, lambda ifp: "new")]
@@ -278,7 +282,7 @@ def test_interfaces_of_other_types_keep_theirs(iftype):
 
 
 def test_a_mac_that_the_protocols_refuse_is_not_taken():
-    stack = ConservativeStack()
+    stack = UnwillingStack()
     _, ifp, driver = ethernet(stack=stack)
     ifp.if_up()
 
@@ -323,7 +327,7 @@ def test_only_the_second_create_command_passes_parameters():
 
 
 def test_a_name_that_the_protocols_refuse_leaves_no_trace():
-    stack = ConservativeStack()
+    stack = UnwillingStack()
     vnet, ifp, _ = ethernet(stack=stack)
     flags = ifp.if_flags
     stream = vnet.kernel.rtsock.stream()

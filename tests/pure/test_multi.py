@@ -4,8 +4,7 @@ import errno
 
 import pytest
 
-from iflab.net import KernelPanic, SockaddrDl
-from iflab.net.multi import if_delmulti_ifma
+from iflab.net import KernelPanic, SockaddrDl, if_delmulti_ifma
 
 from .devices import refused
 from .doubles import ethernet
