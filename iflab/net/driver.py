@@ -86,7 +86,7 @@ class NoDriver(Driver):
 
     def if_start(self, ifp: Ifnet) -> None:
         """Panic: the original would jump through a NULL pointer."""
-        raise KernelPanic(f"{ifp.if_xname}: if_start without a driver", 3381)
+        raise KernelPanic(f"{ifp.if_xname}: if_start without a driver", 3384)
 
 
 class DeadDriver(Driver):

@@ -76,7 +76,7 @@ class Kernel:
     # vnets
 
     def vnet_alloc(self, name: str, stack: Stack | None = None, is_default: bool = True) -> Vnet:
-        """Make a vnet with its tables (356-369), and a prison around it."""
+        """Make a vnet with its tables (356-368), and a prison around it."""
         with self.giant:
             vnet = Vnet(self, name, self._jids, stack or Stack(), is_default)
             self._jids += 1
@@ -84,7 +84,7 @@ class Kernel:
             return vnet
 
     def vnet_destroy(self, vnet: Vnet) -> None:
-        """Send borrowed interfaces home, then let the vnet go; panics while one of its own is attached (384-395)."""
+        """Send borrowed interfaces home, then let the vnet go; panics while one of its own is attached (382-394)."""
         with self.giant:
             for ifp in vnet.ifnets():
                 home = ifp.if_home_vnet

@@ -15,7 +15,7 @@ __all__ = ["link_init_sdl", "link_rtrequest"]
 
 
 def link_rtrequest(cmd: RTM, rt: Rtentry, info: RtAddrinfo | None) -> None:
-    """Give a new route with a link-level gateway a real address of its interface (1872-1894)."""
+    """Give a new route with a link-level gateway a real address of its interface (1872-1892)."""
     if cmd is not RTM.ADD or rt.rt_ifa is None or rt.rt_ifa.ifa_ifp is None:
         return
     ifa = find_best_on_interface(rt.rt_ifa.ifa_ifp, rt.rt_key)
@@ -29,7 +29,7 @@ def link_rtrequest(cmd: RTM, rt: Rtentry, info: RtAddrinfo | None) -> None:
 
 
 def link_init_sdl(ifp: Ifnet, sdl: SockaddrDl, iftype: int) -> SockaddrDl:
-    """Fill ``sdl`` with the interface's index and ``iftype``; name and MAC are emptied (1913-1924)."""
+    """Fill ``sdl`` with the interface's index and ``iftype``; name and MAC are emptied (1911-1924)."""
     sdl.sdl_index = ifp.if_index
     sdl.sdl_type = iftype
     sdl.sdl_name = ""

@@ -32,12 +32,12 @@ IFREQ_SIZE = 32
 GENERIC_SET = frozenset(
     {"SIOCSIFPHYADDR", "SIOCDIFPHYADDR", "SIOCSIFPHYADDR_IN6", "SIOCSIFMEDIA", "SIOCSIFGENERIC"}
 )
-"""Commands that only the driver understands and that change something (2438-2453)."""
+"""Commands that only the driver understands and that change something (2442-2457)."""
 
 GENERIC_GET = frozenset(
     {"SIOCGIFSTATUS", "SIOCGIFPSRCADDR", "SIOCGIFPDSTADDR", "SIOCGIFMEDIA", "SIOCGIFGENERIC"}
 )
-"""Commands that only the driver understands and that ask (2455-2463)."""
+"""Commands that only the driver understands and that ask (2459-2467)."""
 
 TO_DRIVER = (
     frozenset({"SIOCADDMULTI", "SIOCDELMULTI", "SIOCSIFCAP", "SIOCSIFFLAGS", "SIOCSIFMTU", "SIOCSIFPHYS"})
