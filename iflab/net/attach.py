@@ -283,7 +283,7 @@ def if_vmove_loan(td: Thread, ifp: Ifnet, jid: int) -> str:
     with kernel.giant:
         prison = kernel.prison_find_child(td.prison, jid)
         if prison is None:
-            raise refuse(errno.ENXIO, f"there is no prison {jid} below the caller's")
+            raise refuse(errno.ENXIO, f"there is no prison {jid} besides the caller's own")
         if prison.pr_vnet is ifp.if_vnet:
             raise refuse(errno.EEXIST, f"{ifp.if_xname} is in that vnet already")
         if prison.pr_vnet.ifunit(ifp.if_xname) is not None:
@@ -302,7 +302,7 @@ def if_vmove_reclaim(td: Thread, vnet: Vnet, ifname: str, jid: int) -> str:
     with kernel.giant:
         prison = kernel.prison_find_child(td.prison, jid)
         if prison is None:
-            raise refuse(errno.ENXIO, f"there is no prison {jid} below the caller's")
+            raise refuse(errno.ENXIO, f"there is no prison {jid} besides the caller's own")
         ifp = prison.pr_vnet.ifunit(ifname)
         if ifp is None:
             raise refuse(errno.ENXIO, f"the vnet of prison {jid} has no interface {ifname}")

@@ -52,7 +52,7 @@ class Driver(abc.ABC):
     def if_ioctl(self, ifp: Ifnet, cmd: str, data: Any) -> None:
         """Obey an ioctl (``SIOCSIFFLAGS``, ``SIOCSIFMTU``, ``SIOCADDMULTI``, ``SIOCSIFCAP`` ...).
 
-        Called at 2265-2466, 2643, 2715 and 3066.
+        Called at 2265-2466, 2643, 2715, 3066, 3124, 3192, 3330 and 3334.
 
         ``data`` is the request (``Ifreq``) or None. Raises ``OSError``; this one
         answers EOPNOTSUPP to everything, like an interface without ``if_ioctl``.

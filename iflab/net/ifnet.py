@@ -301,7 +301,7 @@ class Ifnet:
             raise refuse(errno.EIO, f"{self.if_xname}: the driver failed at {cmd}: {error!r}") from error
 
     def driver_ioctl_unheeded(self, cmd: str, data: Any) -> None:
-        """Send a command down where the original does not look at the answer (2265, 3066, 3124, 3330)."""
+        """Send a command down where the original does not look at the answer (2265, 3066, 3124, 3192, 3330)."""
         try:
             self.driver_ioctl(cmd, data)
         except OSError as error:

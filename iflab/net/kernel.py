@@ -108,9 +108,11 @@ class Kernel:
                 self.curvnet = before
 
     def prison_find_child(self, prison: Prison, jid: int) -> Prison | None:
-        """The prison ``jid`` as the caller in ``prison`` sees it (called at 1001, 1043).
+        """The prison ``jid`` for a caller in ``prison`` (called at 1001, 1043).
 
-        None for its own and for one that does not exist.
+        Any but the caller's own is found: prisons stand side by side here, and an
+        interface may go from each to each. None for its own and for one that does
+        not exist.
         """
         for vnet in self.vnets:
             if vnet.prison.pr_id == jid and vnet.prison is not prison:

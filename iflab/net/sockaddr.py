@@ -102,7 +102,7 @@ class SockaddrDl:
     @property
     def sdl_nlen(self) -> int:
         """Octets of the name."""
-        return len(self.sdl_name)
+        return len(self.sdl_name.encode("utf-8", "surrogateescape"))
 
     @property
     def sdl_data(self) -> bytes:

@@ -91,7 +91,12 @@ def _check(request: Any, kind: Any, *names: str) -> None:
 
 @dataclass(slots=True)
 class Ifreq:
-    """An interface request (``struct ifreq``). Raises ``TypeError`` for a field of the wrong type, as those below do."""
+    """An interface request (``struct ifreq``).
+
+    Raises ``TypeError`` for a name, a number or an address of the wrong type, as
+    ``Ifaliasreq`` and ``Ifgroupreq`` do. Nobody looks at ``ifr_addrlen``,
+    ``ifra_lifetime``, ``ifr_data``, buffers and ``Ifconf`` before they are used.
+    """
 
     ifr_name: str = ""
     ifr_flags: int = 0

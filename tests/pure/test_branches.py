@@ -577,6 +577,23 @@ def test_a_filled_in_link_level_address_has_no_name_and_no_mac():
     assert (sdl.sdl_index, sdl.sdl_type, sdl.sdl_nlen, sdl.sdl_alen) == (1, IFT.BRIDGE, 0, 0)
 
 
+def test_the_length_of_a_link_level_name_is_in_octets():
+    sdl = SockaddrDl(sdl_name="größe0", sdl_lladdr=b"\x02\0\0\0\0\x01")
+
+    assert (sdl.sdl_nlen, sdl.sdl_alen) == (8, 6)
+    assert len(sdl.sdl_data) == sdl.sdl_nlen + sdl.sdl_alen
+
+
+def test_any_prison_but_the_callers_own_is_found():
+    kernel = Kernel()
+    one, other = kernel.vnet_alloc("one"), kernel.vnet_alloc("other")
+    jids = [vnet.prison.pr_id for vnet in (one, other)]
+
+    assert [kernel.prison_find_child(one.prison, jid) for jid in jids] == [None, other.prison]
+    assert [kernel.prison_find_child(other.prison, jid) for jid in jids] == [one.prison, None]
+    assert kernel.prison_find_child(one.prison, 99) is None
+
+
 # tasks
 
 
