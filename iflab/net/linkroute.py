@@ -29,7 +29,7 @@ def link_rtrequest(cmd: RTM, rt: Rtentry, info: RtAddrinfo | None) -> None:
 
 
 def link_init_sdl(ifp: Ifnet, sdl: SockaddrDl, iftype: int) -> SockaddrDl:
-    """Fill ``sdl`` with the interface's index and ``iftype``; name and MAC are emptied (1911-1924)."""
+    """Fill ``sdl`` with the interface's index and ``iftype``; name and MAC are emptied (1913-1924)."""
     sdl.sdl_index = ifp.if_index
     sdl.sdl_type = iftype
     sdl.sdl_name = ""
