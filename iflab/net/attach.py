@@ -64,7 +64,7 @@ def if_attach(ifp: Ifnet) -> None:
 
 
 def if_attach_internal(ifp: Ifnet, vmove: bool) -> None:
-    """Attach, anew or (``vmove``) after a move, when addresses and name are there already (583-700)."""
+    """Attach, anew or (``vmove``) after a move, when addresses and name are there already (584-698)."""
     kernel, vnet = ifp.kernel, ifp.curvnet
     if ifp.if_index == 0 or vnet.ifnet_byindex(ifp.if_index) is not ifp:
         raise KernelPanic(f"{ifp.if_xname}: BUG: if_attach called without if_alloc'd input()\n", 593)
@@ -112,14 +112,14 @@ def if_attach_internal(ifp: Ifnet, vmove: bool) -> None:
 
 
 def if_attachdomain(vnet: Vnet) -> None:
-    """Let every domain make its data for every interface of the vnet (702-711)."""
+    """Let every domain make its data for every interface of the vnet (700-709)."""
     with vnet.kernel.giant:
         for ifp in vnet.ifnets():
             if_attachdomain1(ifp)
 
 
 def if_attachdomain1(ifp: Ifnet) -> None:
-    """Let every domain make its data for ``ifp`` (713-743). A second call only leaves a line in the log."""
+    """Let every domain make its data for ``ifp`` (711-738). A second call only leaves a line in the log."""
     kernel = ifp.kernel
     with kernel.giant:
         if ifp.if_afdata_initialized >= kernel.domain_init_status:
@@ -133,7 +133,7 @@ def if_attachdomain1(ifp: Ifnet) -> None:
 
 
 def if_purgeaddrs(ifp: Ifnet) -> None:
-    """Take every network address off the interface (745-780). What the protocol refuses to take off is freed here."""
+    """Take every network address off the interface (743-775). What the protocol refuses to take off is freed here."""
     with ifp.kernel.giant:
         for ifa in ifp.if_addrhead.snapshot():
             family = ifa.ifa_addr.family
@@ -180,7 +180,7 @@ def _to_its_end(ifp: Ifnet, what: str) -> Iterator[None]:
 
 
 def if_detach(ifp: Ifnet) -> None:
-    """Take an interface off its vnet's list, and all that hangs on it (800-806).
+    """Take an interface off its vnet's list, and all that hangs on it (802-809).
 
     One that is not listed is left alone (quirk 10). Always goes through
     ``if_down``, with its messages (quirk 11).
@@ -191,11 +191,11 @@ def if_detach(ifp: Ifnet) -> None:
 
 
 def if_detach_internal(ifp: Ifnet, vmove: bool) -> None:
-    """Detach for good, or (``vmove``) to move on; then driver and link-level address stay (812-932)."""
+    """Detach for good, or (``vmove``) to move on; then driver and link-level address stay (811-932)."""
     kernel, vnet = ifp.kernel, ifp.curvnet
     if not vnet.lists(ifp):
         if vmove:
-            raise KernelPanic("if_detach_internal: ifp=PTR not on the ifnet tailq PTR", 834)
+            raise KernelPanic("if_detach_internal: ifp=PTR not on the ifnet tailq PTR", 835)
         return
     vnet.list_remove(ifp)
     with _to_its_end(ifp, "a task that was queued"):
@@ -262,7 +262,7 @@ def if_reassign(ifp: Ifnet, new_vnet: Vnet) -> None:
 
 
 def if_vmove(ifp: Ifnet, new_vnet: Vnet) -> None:
-    """Move an attached interface to another vnet (935-985).
+    """Move an attached interface to another vnet (942-988).
 
     It keeps description, promiscuous count, link state, queue limit, MAC and
     home; it loses UP, addresses, groups, routes and queued frames (quirk 49).
@@ -298,7 +298,7 @@ def _arrive(ifp: Ifnet, vnet: Vnet) -> None:
 
 
 def if_vmove_loan(td: Thread, ifp: Ifnet, jid: int) -> str:
-    """Lend an interface to the prison ``jid``, a child of the caller's; return its name there (990-1028).
+    """Lend an interface to the prison ``jid``, any but the caller's own; return its name there (993-1032).
 
     Raises ENXIO without such a prison, EEXIST when it is there already or
     another there has its name.
@@ -307,7 +307,7 @@ def if_vmove_loan(td: Thread, ifp: Ifnet, jid: int) -> str:
     with kernel.giant:
         prison = kernel.prison_find_child(td.prison, jid)
         if prison is None:
-            raise refuse(errno.ENXIO, f"there is no prison {jid} below the caller's")
+            raise refuse(errno.ENXIO, f"there is no prison {jid} besides the caller's own")
         if prison.pr_vnet is ifp.if_vnet:
             raise refuse(errno.EEXIST, f"{ifp.if_xname} is in that vnet already")
         if prison.pr_vnet.ifunit(ifp.if_xname) is not None:
@@ -317,7 +317,7 @@ def if_vmove_loan(td: Thread, ifp: Ifnet, jid: int) -> str:
 
 
 def if_vmove_reclaim(td: Thread, vnet: Vnet, ifname: str, jid: int) -> str:
-    """Take the interface ``ifname`` back from the prison ``jid`` into the caller's vnet (1030-1075).
+    """Take the interface ``ifname`` back from the prison ``jid`` into the caller's vnet (1034-1076).
 
     Raises ENXIO without such a prison or interface, EEXIST when it is here
     already or another here has its name (quirk 48).
@@ -326,7 +326,7 @@ def if_vmove_reclaim(td: Thread, vnet: Vnet, ifname: str, jid: int) -> str:
     with kernel.giant:
         prison = kernel.prison_find_child(td.prison, jid)
         if prison is None:
-            raise refuse(errno.ENXIO, f"there is no prison {jid} below the caller's")
+            raise refuse(errno.ENXIO, f"there is no prison {jid} besides the caller's own")
         ifp = prison.pr_vnet.ifunit(ifname)
         if ifp is None:
             raise refuse(errno.ENXIO, f"the vnet of prison {jid} has no interface {ifname}")

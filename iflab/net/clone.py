@@ -1,4 +1,4 @@
-"""Interfaces made by name (``net/if_clone.c``; called at sys/net/if.c 365, 375, 2573-2590).
+"""Interfaces made by name (``net/if_clone.c``; called at sys/net/if.c 365, 376, 2573-2590).
 
 A cloner makes interfaces of one kind: ``vlan`` makes ``vlan0``, ``vlan1`` and so
 on, or the next free one when it is asked for ``vlan``. Each joins the group of

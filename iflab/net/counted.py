@@ -1,4 +1,4 @@
-"""Counted flags: promiscuous and all-multicast mode (sys/net/if.c 2656-2750, 2853-2861).
+"""Counted flags: promiscuous and all-multicast mode (sys/net/if.c 2656-2749, 2853-2861).
 
 Several listeners may want the same mode. The first switches it on, the last
 off; the driver hears of these two only. When the driver fails, count and flags
@@ -52,7 +52,7 @@ def if_setflag(ifp: Ifnet, flag: int, pflag: int, counter: str, onswitch: bool) 
 
 
 def ifpromisc(ifp: Ifnet, pswitch: int) -> None:
-    """One more (1) or one less (0) who wants every frame of the wire (2729-2751).
+    """One more (1) or one less (0) who wants every frame of the wire (2729-2749).
 
     Raises the driver's errno, EOPNOTSUPP without an ``if_ioctl``; panics when
     switched off more often than on.

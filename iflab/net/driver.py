@@ -52,7 +52,7 @@ class Driver(abc.ABC):
     def if_ioctl(self, ifp: Ifnet, cmd: str, data: Any) -> None:
         """Obey an ioctl (``SIOCSIFFLAGS``, ``SIOCSIFMTU``, ``SIOCADDMULTI``, ``SIOCSIFCAP`` ...).
 
-        Called at 2265-2466, 2643, 2715 and 3066.
+        Called at 2265-2466, 2643, 2715, 3066, 3124, 3192, 3330 and 3334.
 
         ``data`` is the request (``Ifreq``) or None. Raises ``OSError``; this one
         answers EOPNOTSUPP to everything, like an interface without ``if_ioctl``.
@@ -90,7 +90,7 @@ class NoDriver(Driver):
 
     def if_start(self, ifp: Ifnet) -> None:
         """Panic: the original would jump through a NULL pointer."""
-        raise KernelPanic(f"{ifp.if_xname}: if_start without a driver", 3381)
+        raise KernelPanic(f"{ifp.if_xname}: if_start without a driver", 3384)
 
 
 class DeadDriver(Driver):

@@ -53,7 +53,7 @@ class Group:
 
     @property
     def ifg_refcnt(self) -> int:
-        """Memberships; the group goes with the last (1112-1141, 1183)."""
+        """Memberships; the group goes with the last (1133, 1182-1186)."""
         return len(self.ifg_members)
 
     def __repr__(self) -> str:
@@ -96,7 +96,7 @@ def if_addgroup(ifp: Ifnet, groupname: str) -> None:
 
 
 def if_delgroup(ifp: Ifnet, groupname: str) -> None:
-    """Take the interface out of a group (1154-1196). Raises ENOENT when it is not in it."""
+    """Take the interface out of a group (1154-1195). Raises ENOENT when it is not in it."""
     name = _cut(groupname)
     with ifp.kernel.giant:
         group = next((g for g in ifp.if_groups if g.ifg_group == name), None)
@@ -106,7 +106,7 @@ def if_delgroup(ifp: Ifnet, groupname: str) -> None:
 
 
 def if_delgroups(ifp: Ifnet) -> None:
-    """Take the interface out of all its groups, the oldest membership first (1201-1243)."""
+    """Take the interface out of all its groups, the oldest membership first (1200-1243)."""
     with ifp.kernel.giant:
         while ifp.if_groups:
             _leave(ifp, ifp.if_groups[0])

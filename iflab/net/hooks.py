@@ -1,4 +1,4 @@
-"""Hooks that devices elsewhere fill in (sys/net/if.c 123-151, 1973-1979).
+"""Hooks that devices elsewhere fill in (sys/net/if.c 128-152, 1973-1979).
 
 The interface layer calls them at the right moments and works without any of
 them. Where the original calls a hook without asking whether it is there, this

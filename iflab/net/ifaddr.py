@@ -155,16 +155,16 @@ class Ifaddr:
         return (self.ifa_ifp.list_position if self.ifa_ifp is not None else 0, self.position)
 
     def ifa_ref(self) -> int:
-        """Take a reference; return the new count (sys/net/if.c 1454-1459)."""
+        """Take a reference; return the new count (sys/net/if.c 1455-1460)."""
         with self.kernel.giant:
             self.ifa_refcnt += 1
             return self.ifa_refcnt
 
     def ifa_free(self) -> None:
-        """Give a reference back; the last one frees the address (sys/net/if.c 1461-1473)."""
+        """Give a reference back; the last one frees the address (sys/net/if.c 1462-1473)."""
         with self.kernel.giant:
             if self.ifa_refcnt <= 0:
-                raise KernelPanic("refcount PTR underflow", 1465)
+                raise KernelPanic("refcount PTR underflow", 1466)
             self.ifa_refcnt -= 1
             if self.ifa_refcnt == 0:
                 self.kernel.freed("ifaddr")
@@ -176,7 +176,7 @@ class Ifaddr:
 
 
 def ifa_alloc(kernel: Kernel, addr: Sockaddr) -> Ifaddr:
-    """Make an address with one reference, the caller's (sys/net/if.c 1419-1452)."""
+    """Make an address with one reference, the caller's (sys/net/if.c 1419-1453)."""
     kernel.allocated("ifaddr")
     kernel.allocated("counters", COUNTERS_PER_IFADDR)
     return Ifaddr(kernel, addr)
@@ -309,7 +309,7 @@ def _owner(ifa: Ifaddr) -> Ifnet:
 
 
 def ifa_add_loopback_route(ifa: Ifaddr, ia: Sockaddr) -> None:
-    """Route ``ia``, the address of ``ifa``, through the vnet's loopback (sys/net/if.c 1475-1503).
+    """Route ``ia``, the address of ``ifa``, through the vnet's loopback (sys/net/if.c 1475-1502).
 
     The gateway names the real interface. Raises EEXIST and whatever the stack says.
     """
@@ -332,7 +332,7 @@ def ifa_add_loopback_route(ifa: Ifaddr, ia: Sockaddr) -> None:
 
 
 def ifa_del_loopback_route(ifa: Ifaddr, ia: Sockaddr) -> None:
-    """Delete that route (sys/net/if.c 1505-1526). Raises ESRCH and whatever the stack says."""
+    """Delete that route (sys/net/if.c 1504-1526). Raises ESRCH and whatever the stack says."""
     ifp = _owner(ifa)
     with ifa.kernel.giant:
         info = RtAddrinfo(

@@ -1,4 +1,4 @@
-"""The interface itself (``struct ifnet``; sys/net/if.c 475-540, 2056-2080, 3350-3423).
+"""The interface itself (``struct ifnet``; sys/net/if.c 476-540, 2056-2080, 3350-3423).
 
 What an interface does is written in one module per idea and gathered here under
 the original's names.
@@ -172,7 +172,7 @@ class Ifnet:
             self.if_vnet.renamed(self, old)
 
     def if_initname(self, name: str, unit: int | None = None) -> str:
-        """Set driver name and unit, and the name made of both (3350-3366)."""
+        """Set driver name and unit, and the name made of both (3350-3365)."""
         with self.kernel.giant:
             self.if_dname, self.if_dunit = name, unit
             full = name if unit is None else f"{name}{unit}"
@@ -182,7 +182,7 @@ class Ifnet:
             return self.if_xname
 
     def if_printf(self, text: str) -> int:
-        """Say ``text`` on the console behind the interface's name; return how many octets that were (3368-3378)."""
+        """Say ``text`` on the console behind the interface's name; return how many octets that were (3367-3378)."""
         line = f"{self.if_xname}: {text}"
         self.kernel.console.printf(line.removesuffix("\n"))
         return len(line.encode("utf-8", "surrogateescape"))
@@ -220,13 +220,13 @@ class Ifnet:
     # life
 
     def if_ref(self) -> int:
-        """Take a reference; return the new count (525-532)."""
+        """Take a reference; return the new count (525-531)."""
         with self.kernel.giant:
             self.if_refcount += 1
             return self.if_refcount
 
     def if_ref_unless_dying(self) -> bool:
-        """Take a reference unless the interface is dying; True when it was taken (248-262, 2086-2100)."""
+        """Take a reference unless the interface is dying; True when it was taken (249-263, 2086-2101)."""
         if self.if_flags & IFF.DYING:
             return False
         self.if_refcount += 1
@@ -253,14 +253,14 @@ class Ifnet:
         with kernel.giant:
             vnet = self.if_vnet = self.if_vnet or self.alloc_vnet  # quirk 1
             if vnet.ifnet_byindex(self.if_index) is not self:
-                raise KernelPanic(f"{self.if_xname}: freeing unallocated ifnet", 508)
+                raise KernelPanic(f"{self.if_xname}: freeing unallocated ifnet", 509)
             self.if_flags |= IFF.DYING
             kernel.taskqueue_swi.cancel(self.if_linktask)
             vnet.ifindex_free(self.if_index)
             self.if_rele()
 
     def if_free_internal(self) -> None:
-        """Let everything go that the interface made (475-497), and what it was given after it was detached."""
+        """Let everything go that the interface made (476-496), and what it was given after it was detached."""
         if self.com_free is not None:
             self.com_free(self.if_l2com, self.if_alloctype)
             self.com_free = self.if_l2com = None
@@ -281,7 +281,7 @@ class Ifnet:
     # the driver below
 
     def bind_driver(self) -> None:
-        """Let frames take the way of the present ``if_driver`` (610-613)."""
+        """Let frames take the way of the present ``if_driver`` (611-614)."""
         own = self.if_driver.if_transmit
         self.transmit_mbuf = self._transmit_queued if own is None else self._transmit_own
 
@@ -301,7 +301,7 @@ class Ifnet:
             raise refuse(errno.EIO, f"{self.if_xname}: the driver failed at {cmd}: {error!r}") from error
 
     def driver_ioctl_unheeded(self, cmd: str, data: Any) -> None:
-        """Send a command down where the original does not look at the answer (2265, 3066, 3124, 3330)."""
+        """Send a command down where the original does not look at the answer (2265, 3066, 3124, 3192, 3330)."""
         try:
             self.driver_ioctl(cmd, data)
         except OSError as error:
@@ -310,7 +310,7 @@ class Ifnet:
     # frames out
 
     def if_start(self) -> None:
-        """Let the driver send what waits (3380-3386). One that raises is reported, and its frames stay queued."""
+        """Let the driver send what waits (3380-3385). One that raises is reported, and its frames stay queued."""
         try:
             self.if_driver.if_start(self)
         except KernelPanic:
@@ -320,7 +320,7 @@ class Ifnet:
             report(_log, error, "%s: if_start of %r failed", self.if_xname, self.if_driver)
 
     def _transmit_queued(self, m: Mbuf) -> int:
-        """Put ``m`` on the send queue and start the driver unless it is busy (3388-3398).
+        """Put ``m`` on the send queue and start the driver unless it is busy (3387-3398).
 
         Counts octets, and groups without broadcast (quirk 45). Returns ENOBUFS when full.
         """
@@ -495,7 +495,7 @@ class Ifnet:
             return ifa
 
     def link_init_sdl(self, sdl: SockaddrDl, iftype: int) -> SockaddrDl:
-        """Fill ``sdl`` with its index and ``iftype`` (1913-1924)."""
+        """Fill ``sdl`` with its index and ``iftype`` (1911-1924)."""
         return link_init_sdl(self, sdl, iftype)
 
     def touch(self) -> None:

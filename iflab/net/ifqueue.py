@@ -194,11 +194,11 @@ class Ifqueue:
 
 
 def ifq_init(ifp: Ifnet) -> Ifqueue:
-    """Make the send queue of ``ifp``: as long as ``net.link.ifqmaxlen`` says, without a discipline (542-555)."""
+    """Make the send queue of ``ifp``: as long as ``net.link.ifqmaxlen`` says, without a discipline (542-556)."""
     return Ifqueue(ifp.kernel.sysctl["net.link.ifqmaxlen"], ifp)
 
 
 def ifq_delete(ifq: Ifqueue) -> None:
-    """Let a send queue go, and what waits in it (557-562)."""
+    """Let a send queue go, and what waits in it (558-562)."""
     ifq.purge()
     ifq.altq_ifp = None

@@ -157,7 +157,7 @@ def _get_fib(ifp: Ifnet, ifr: Ifreq, td: Thread) -> None:
 
 
 def _get_descr(ifp: Ifnet, ifr: Ifreq, td: Thread) -> None:
-    """A buffer too short is no error: no text, and the length needed (2167-2183, quirk 27)."""
+    """A buffer too short is no error: no text, and the length needed (2168-2184, quirk 27)."""
     if ifp.if_description is None:
         raise refuse(errno.ENOMSG, f"{ifp.if_xname} has no description")
     text = ifp.if_description
@@ -173,7 +173,7 @@ def _get_descr(ifp: Ifnet, ifr: Ifreq, td: Thread) -> None:
 
 
 def _set_descr(ifp: Ifnet, ifr: Ifreq, td: Thread) -> None:
-    """The length counts a NUL that need not be there: one octet less is read (2185-2218, quirk 28)."""
+    """The length counts a NUL that need not be there: one octet less is read (2186-2219, quirk 28)."""
     td.priv_check(Priv.NET_SETIFDESCR)
     buffer = ifr.ifr_buffer
     limit = ifp.kernel.sysctl["net.ifdescr_maxlen"]
@@ -204,7 +204,7 @@ def _set_fib(ifp: Ifnet, ifr: Ifreq, td: Thread) -> None:
 
 
 def _set_flags(ifp: Ifnet, ifr: Ifreq, td: Thread) -> None:
-    """Up or down first, with its messages; then the rest, without any (2235-2266, quirk 22)."""
+    """Up or down first, with its messages; then the rest, without any (2235-2268, quirk 22)."""
     td.priv_check(Priv.NET_SETIFFLAGS)
     new_flags = ifr.ifr_flags & 0xFFFFFFFF
     if ifp.if_flags & IFF.UP and not new_flags & IFF.UP:
@@ -237,7 +237,7 @@ def _set_cap(ifp: Ifnet, ifr: Ifreq, td: Thread) -> None:
 
 
 def _set_name(ifp: Ifnet, ifr: Ifreq, td: Thread) -> None:
-    """The interface departs under its old name and arrives under the new one (2290-2348).
+    """The interface departs under its old name and arrives under the new one (2289-2344).
 
     Its own name is EEXIST; ``if_dname`` and ``if_dunit`` stay (quirk 29). The
     look-up and the change are one step here.
@@ -286,7 +286,7 @@ def _set_phys(ifp: Ifnet, ifr: Ifreq, td: Thread) -> None:
 
 
 def _set_mtu(ifp: Ifnet, ifr: Ifreq, td: Thread) -> None:
-    """Range before driver; IPv6 is told whenever the value changed, a message goes out on success (2376-2398, quirk 25)."""
+    """Range before driver; IPv6 is told whenever the value changed, a message goes out on success (2374-2399, quirk 25)."""
     td.priv_check(Priv.NET_SETIFMTU)
     if not IF_MINMTU <= ifr.ifr_mtu <= IF_MAXMTU:
         raise refuse(
@@ -319,7 +319,7 @@ def _check_group(ifp: Ifnet, ifr: Ifreq) -> None:
 
 
 def _add_multi(ifp: Ifnet, ifr: Ifreq, td: Thread) -> None:
-    """Userland may join a group once, because it holds no pointer to its membership (2400-2436)."""
+    """Userland may join a group once, because it holds no pointer to its membership (2401-2440)."""
     td.priv_check(Priv.NET_ADDMULTI)
     _check_group(ifp, ifr)
     assert ifr.ifr_addr is not None
@@ -338,7 +338,7 @@ def _del_multi(ifp: Ifnet, ifr: Ifreq, td: Thread) -> None:
 
 
 def _set_lladdr(ifp: Ifnet, ifr: Ifreq, td: Thread) -> None:
-    """The event comes after a failure as well (2465-2476, quirk 26)."""
+    """The event comes after a failure as well (2469-2476, quirk 26)."""
     td.priv_check(Priv.NET_SETLLADDR)
     try:
         ifp.if_setlladdr(ifr.ifr_addr.key if ifr.ifr_addr is not None else b"")

@@ -76,7 +76,7 @@ class Kernel:
     # vnets
 
     def vnet_alloc(self, name: str, stack: Stack | None = None, is_default: bool = True) -> Vnet:
-        """Make a vnet with its tables (356-369), and a prison around it."""
+        """Make a vnet with its tables (356-368), and a prison around it."""
         with self.giant:
             vnet = Vnet(self, name, self._jids, stack or Stack(), is_default)
             self._jids += 1
@@ -84,7 +84,7 @@ class Kernel:
             return vnet
 
     def vnet_destroy(self, vnet: Vnet) -> None:
-        """Send borrowed interfaces home, then let the vnet go; panics while one of its own is attached (384-395)."""
+        """Send borrowed interfaces home, then let the vnet go; panics while one of its own is attached (382-394)."""
         with self.giant:
             for ifp in vnet.ifnets():
                 home = ifp.if_home_vnet
@@ -117,9 +117,11 @@ class Kernel:
             self.curthread = before
 
     def prison_find_child(self, prison: Prison, jid: int) -> Prison | None:
-        """The prison ``jid`` as the caller in ``prison`` sees it (called at 1001, 1043).
+        """The prison ``jid`` for a caller in ``prison`` (called at 1001, 1043).
 
-        None for its own and for one that does not exist.
+        Any but the caller's own is found: prisons stand side by side here, and an
+        interface may go from each to each. None for its own and for one that does
+        not exist.
         """
         for vnet in self.vnets:
             if vnet.prison.pr_id == jid and vnet.prison is not prison:

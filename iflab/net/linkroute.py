@@ -15,7 +15,7 @@ __all__ = ["link_init_sdl", "link_rtrequest"]
 
 
 def link_rtrequest(cmd: RTM, rt: Rtentry, info: RtAddrinfo | None) -> None:
-    """Give a new route with a link-level gateway a real address of its interface (1872-1894)."""
+    """Give a new route with a link-level gateway a real address of its interface (1872-1892)."""
     if cmd is not RTM.ADD or rt.rt_ifa is None or rt.rt_ifa.ifa_ifp is None:
         return
     ifa = find_best_on_interface(rt.rt_ifa.ifa_ifp, rt.rt_key)

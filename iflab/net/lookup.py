@@ -174,7 +174,7 @@ def _is_broadcast_of(ifa: Ifaddr) -> bool:
 
 
 def find_exact(table: AddressTable, addr: Sockaddr) -> Ifaddr | None:
-    """First address that is ``addr``, or whose broadcast address it is (1564-1601)."""
+    """First address that is ``addr``, or whose broadcast address it is (1564-1599)."""
     tables = table.family(addr.family)
     if tables is None:
         return None
@@ -191,7 +191,7 @@ def find_exact(table: AddressTable, addr: Sockaddr) -> Ifaddr | None:
 
 
 def find_broadcast(table: AddressTable, addr: Sockaddr) -> Ifaddr | None:
-    """First address with broadcast address ``addr`` on an interface that broadcasts (1622-1649)."""
+    """First address with broadcast address ``addr`` on an interface that broadcasts (1619-1646)."""
     tables = table.family(addr.family)
     if tables is None:
         return None
@@ -202,7 +202,7 @@ def find_broadcast(table: AddressTable, addr: Sockaddr) -> Ifaddr | None:
 
 
 def find_far(table: AddressTable, addr: Sockaddr, fib: int) -> Ifaddr | None:
-    """First address with far end ``addr`` on a point-to-point interface of table ``fib`` (1655-1683)."""
+    """First address with far end ``addr`` on a point-to-point interface of table ``fib`` (1652-1681)."""
     tables = table.family(addr.family)
     if tables is None:
         return None
@@ -228,7 +228,7 @@ def find_network(
     fib: int,
     preferred: Callable[[Ifaddr, Ifaddr], bool],
 ) -> Ifaddr | None:
-    """Address on the most specific network that holds ``addr`` (1689-1797).
+    """Address on the most specific network that holds ``addr`` (1687-1797).
 
     On a point-to-point interface an exact IPv4 far end wins at once, whatever
     finer mask there is, unless ``ignore_ptp`` (quirk 36); so does an address

@@ -84,13 +84,13 @@ def _copy(sa: Sockaddr) -> Sockaddr:
 
 
 def if_allocmulti(ifp: Ifnet, sa: Sockaddr, llsa: SockaddrDl | None) -> Ifmultiaddr:
-    """Make a membership with one reference, on no list yet (2890-2930)."""
+    """Make a membership with one reference, on no list yet (2890-2929)."""
     ifp.kernel.allocated("ether_multi", 2 if llsa is None else 3)
     return Ifmultiaddr(ifp, sa, llsa)
 
 
 def if_freemulti(ifma: Ifmultiaddr) -> None:
-    """Free a membership without references (2938-2949)."""
+    """Free a membership without references (2937-2948)."""
     if ifma.ifma_refcount != 0:
         raise KernelPanic(f"if_freemulti: refcount {ifma.ifma_refcount}", 2942)
     ifma.kernel.freed("ether_multi", 2 if ifma.ifma_lladdr is None else 3)
@@ -139,7 +139,7 @@ def if_findmulti(ifp: Ifnet, sa: Sockaddr | str) -> Ifmultiaddr | None:
 
 
 def if_addmulti(ifp: Ifnet, sa: Sockaddr | str) -> Ifmultiaddr:
-    """Join a group and return the membership, which holds one reference for the caller (2951-3089).
+    """Join a group and return the membership, which holds one reference for the caller (2968-3081).
 
     Raises what the driver's ``if_resolvemulti`` raises: EADDRNOTAVAIL for what
     is no group address, EAFNOSUPPORT, ENXIO when the interface is gone.
@@ -170,7 +170,7 @@ def if_addmulti(ifp: Ifnet, sa: Sockaddr | str) -> Ifmultiaddr:
 
 
 def if_delmulti(ifp: Ifnet, sa: Sockaddr | str) -> None:
-    """Leave a group by its address (3091-3130). Raises ENOENT when nobody joined it.
+    """Leave a group by its address (3092-3128). Raises ENOENT when nobody joined it.
 
     Panics when the interface is not attached in the current vnet. A link-level
     group that only network-layer ones hold is theirs, and ENOENT for others.
@@ -178,7 +178,7 @@ def if_delmulti(ifp: Ifnet, sa: Sockaddr | str) -> None:
     address = as_sockaddr(sa)
     with ifp.kernel.giant:
         if not ifp.curvnet.lists(ifp):
-            raise KernelPanic("if_delmulti: ifnet went away", 3111)
+            raise KernelPanic("if_delmulti: ifnet went away", 3108)
         ifma = ifp.if_multiaddrs.find(address)
         if ifma is None or not ifma.held:
             raise refuse(errno.ENOENT, f"{ifp.if_xname} is not in the group {address}")
@@ -187,7 +187,7 @@ def if_delmulti(ifp: Ifnet, sa: Sockaddr | str) -> None:
 
 
 def if_delallmulti(ifp: Ifnet) -> None:
-    """Drop one reference of every membership, silently (3132-3145, quirk 18)."""
+    """Drop one reference of every membership, silently (3134-3144, quirk 18)."""
     with ifp.kernel.giant:
         for ifma in list(ifp.if_multiaddrs):
             if ifma in ifp.if_multiaddrs and ifma.held:
@@ -195,7 +195,7 @@ def if_delallmulti(ifp: Ifnet) -> None:
 
 
 def if_delmulti_ifma(ifma: Ifmultiaddr) -> None:
-    """Give one reference of a membership back (3147-3199); safe when its interface is gone."""
+    """Give one reference of a membership back (3152-3195); safe when its interface is gone."""
     with ifma.kernel.giant:
         if ifma.ifma_refcount <= 0:
             raise KernelPanic(f"if_freemulti: refcount {ifma.ifma_refcount - 1}", 2942)
@@ -205,7 +205,7 @@ def if_delmulti_ifma(ifma: Ifmultiaddr) -> None:
 
 
 def if_purgemaddrs(ifp: Ifnet) -> None:
-    """Empty the list of an interface that goes away or moves, with a message each (782-795)."""
+    """Empty the list of an interface that goes away or moves, with a message each (781-791)."""
     with ifp.kernel.giant:
         while (ifma := next(iter(ifp.if_multiaddrs), None)) is not None:
             _orphan(ifma)
@@ -222,7 +222,7 @@ def _orphan(ifma: Ifmultiaddr) -> None:
 
 
 def if_delmulti_locked(ifma: Ifmultiaddr) -> bool:
-    """Drop one reference; True when it was the last and the filter must be programmed anew (3201-3270)."""
+    """Drop one reference; True when it was the last and the filter must be programmed anew (3204-3270)."""
     ifp = ifma.ifma_ifp
     ifma.ifma_refcount -= 1
     if ifma.ifma_refcount > 0:

@@ -102,7 +102,7 @@ class SockaddrDl:
     @property
     def sdl_nlen(self) -> int:
         """Octets of the name."""
-        return len(self.sdl_name)
+        return len(self.sdl_name.encode("utf-8", "surrogateescape"))
 
     @property
     def sdl_data(self) -> bytes:
@@ -111,7 +111,7 @@ class SockaddrDl:
 
     @classmethod
     def for_interface(cls, index: int, iftype: int, name: str, addrlen: int) -> SockaddrDl:
-        """Make the record of an interface, with room for any later name (sys/net/if.c 624-640)."""
+        """Make the record of an interface, with room for any later name (sys/net/if.c 624-642)."""
         size = max(_SDL_HEADER + IFNAMSIZ + addrlen, SDL_SIZE)
         return cls(index, iftype, name, b"", (size + 7) // 8 * 8)
 
@@ -153,11 +153,11 @@ def as_sockaddr(address: str | Sockaddr) -> Sockaddr:
 
 
 def link_alloc_sdl(size: int = SDL_SIZE) -> SockaddrDl:
-    """Return an empty link-level address for a ``resolvemulti`` that needs its own (sys/net/if.c 1896-1901)."""
+    """Return an empty link-level address for a ``resolvemulti`` that needs its own (sys/net/if.c 1894-1899)."""
     return SockaddrDl(sa_len=size)
 
 
 def link_free_sdl(sa: SockaddrDl) -> None:
-    """Give such an address back (sys/net/if.c 1903-1907); its content is forgotten."""
+    """Give such an address back (sys/net/if.c 1901-1905); its content is forgotten."""
     sa.sdl_lladdr = b""
     sa.sdl_name = ""

@@ -32,12 +32,12 @@ IFREQ_SIZE = 32
 GENERIC_SET = frozenset(
     {"SIOCSIFPHYADDR", "SIOCDIFPHYADDR", "SIOCSIFPHYADDR_IN6", "SIOCSIFMEDIA", "SIOCSIFGENERIC"}
 )
-"""Commands that only the driver understands and that change something (2438-2453)."""
+"""Commands that only the driver understands and that change something (2442-2457)."""
 
 GENERIC_GET = frozenset(
     {"SIOCGIFSTATUS", "SIOCGIFPSRCADDR", "SIOCGIFPDSTADDR", "SIOCGIFMEDIA", "SIOCGIFGENERIC"}
 )
-"""Commands that only the driver understands and that ask (2455-2463)."""
+"""Commands that only the driver understands and that ask (2459-2467)."""
 
 TO_DRIVER = (
     frozenset({"SIOCADDMULTI", "SIOCDELMULTI", "SIOCSIFCAP", "SIOCSIFFLAGS", "SIOCSIFMTU", "SIOCSIFPHYS"})
@@ -101,7 +101,12 @@ def _check(request: Any, kind: Any, *names: str) -> None:
 
 @dataclass(slots=True)
 class Ifreq:
-    """An interface request (``struct ifreq``). Raises ``TypeError`` for a field of the wrong type, as those below do."""
+    """An interface request (``struct ifreq``).
+
+    Raises ``TypeError`` for a name, a number or an address of the wrong type, as
+    ``Ifaliasreq`` and ``Ifgroupreq`` do. Nobody looks at ``ifr_addrlen``,
+    ``ifra_lifetime``, ``ifr_data``, buffers and ``Ifconf`` before they are used.
+    """
 
     ifr_name: str = ""
     ifr_flags: int = 0

@@ -45,7 +45,7 @@ _SETTABLE_LLADDR = frozenset(
 
 
 def if_unroute(ifp: Ifnet, family: AddressFamily = AddressFamily.UNSPEC) -> None:
-    """Mark the interface down and tell the protocols of each address of ``family`` (1930-1948)."""
+    """Mark the interface down and tell the protocols of each address of ``family`` (1930-1947)."""
     kernel = ifp.kernel
     with kernel.giant:
         ifp.if_flags &= ~IFF.UP

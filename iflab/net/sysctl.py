@@ -1,4 +1,4 @@
-"""The settings of the interface layer as a sysctl tree (sys/net/if.c 99-121).
+"""The settings of the interface layer as a sysctl tree (sys/net/if.c 102-120).
 
 | name | meaning | default | may be set |
 | --- | --- | --- | --- |

@@ -1,4 +1,4 @@
-"""A virtual network stack: its tables of interfaces, and the look-ups in them (sys/net/if.c 190-425, 1547-1863, 2082-2115).
+"""A virtual network stack: its tables of interfaces, and the look-ups in them (sys/net/if.c 188-469, 1547-1863, 2082-2115).
 
 An index is reserved before its interface can be seen, so a slot may hold
 ``IFNET_HOLD`` for a moment; look-ups do not see it.
@@ -69,11 +69,11 @@ class Vnet:
     # life
 
     def vnet_if_init(self) -> None:
-        """Make the first table; its limit is 16, not 8, because growing doubles it (356-369, quirk 3)."""
+        """Make the first table; its limit is 16, not 8, because growing doubles it (356-368, quirk 3)."""
         self.if_grow()
 
     def vnet_if_uninit(self) -> None:
-        """Let the tables go; panics while an interface or a group is left (382-395)."""
+        """Let the tables go; panics while an interface or a group is left (382-394)."""
         with self.kernel.giant:
             if self._ifnet:
                 raise KernelPanic("vnet_if_uninit:387 tailq &V_ifnet=PTR not empty", 387)
@@ -98,7 +98,7 @@ class Vnet:
         return ifp in self._ifnet
 
     def list_insert(self, ifp: Ifnet) -> None:
-        """Put ``ifp`` last on the list and into the look-up tables (688-693)."""
+        """Put ``ifp`` last on the list and into the look-up tables (682-687)."""
         self._positions += 1
         ifp.list_position = self._positions
         self._ifnet[ifp] = None
@@ -106,7 +106,7 @@ class Vnet:
         ifp.if_addrhead.enter(self._addresses)
 
     def list_remove(self, ifp: Ifnet) -> None:
-        """Take ``ifp`` off the list and out of the tables (818-832)."""
+        """Take ``ifp`` off the list and out of the tables (821-832)."""
         del self._ifnet[ifp]
         self._forget_name(ifp, ifp.if_xname)
         ifp.if_addrhead.leave()
@@ -137,7 +137,7 @@ class Vnet:
             raise refuse(errno.ENOSPC, f"no free index: vnet {self.name} has {HIGHEST_INDEX} interfaces")
 
     def ifindex_alloc_locked(self) -> int:
-        """Reserve the lowest free index (272-297). Raises ENOSPC when all 65535 are taken (quirk 2)."""
+        """Reserve the lowest free index (269-295). Raises ENOSPC when all 65535 are taken (quirk 2)."""
         with self.kernel.giant:
             self.check_index_free()
             free = self._free_indexes
@@ -151,7 +151,7 @@ class Vnet:
             return index
 
     def ifindex_free(self, index: int) -> None:
-        """Give an index back; the highest one in use shrinks with it (299-320)."""
+        """Give an index back; the highest one in use shrinks with it (297-316)."""
         with self.kernel.giant:
             self._ifindex_table.pop(index, None)
             heapq.heappush(self._free_indexes, index)
@@ -161,24 +161,24 @@ class Vnet:
                 self._free_indexes.clear()
 
     def ifnet_setbyindex(self, index: int, ifp: Ifnet) -> None:
-        """Let the interface be seen under its index (322-338)."""
+        """Let the interface be seen under its index (318-334)."""
         self._ifindex_table[index] = ifp
 
     def ifnet_byindex(self, index: int) -> Ifnet | None:
-        """The interface with that index, None for a free or reserved one (227-246)."""
+        """The interface with that index, None for a free or reserved one (227-247)."""
         found = self._ifindex_table.get(index)
         return found if isinstance(found, Ifnet) else None
 
     ifnet_byindex_locked = ifnet_byindex
 
     def ifnet_byindex_ref(self, index: int) -> Ifnet | None:
-        """The same with a reference, unless it is dying (248-262)."""
+        """The same with a reference, unless it is dying (249-263)."""
         with self.kernel.giant:
             ifp = self.ifnet_byindex(index)
             return None if ifp is None or not ifp.if_ref_unless_dying() else ifp
 
     def ifaddr_byindex(self, index: int) -> Ifaddr | None:
-        """The link-level address of the interface with that index, with a reference (340-351).
+        """The link-level address of the interface with that index, with a reference (336-347).
 
         None where the original dereferences NULL (quirk 34).
         """
@@ -195,7 +195,7 @@ class Vnet:
     # interfaces
 
     def if_alloc(self, iftype: int) -> Ifnet:
-        """Make an interface with an index and the layer-2 data of its type (427-473).
+        """Make an interface with an index and the layer-2 data of its type (427-469).
 
         Raises ENOMEM when that data cannot be had, ENOSPC without a free index;
         nothing is left behind then (quirk 5).
@@ -216,12 +216,12 @@ class Vnet:
             return ifp
 
     def ifunit(self, name: str) -> Ifnet | None:
-        """The attached interface of that name (2102-2115)."""
+        """The attached interface of that name (2103-2115)."""
         twins = self._names.get(name)
         return twins[0] if twins is not None else None
 
     def ifunit_ref(self, name: str) -> Ifnet | None:
-        """The same with a reference; one that is dying is passed over (2086-2100)."""
+        """The same with a reference; one that is dying is passed over (2086-2101)."""
         with self.kernel.giant:
             for ifp in self._names.get(name, ()):
                 if ifp.if_ref_unless_dying():
@@ -231,27 +231,27 @@ class Vnet:
     # addresses
 
     def ifa_ifwithaddr(self, addr: Sockaddr | str) -> Ifaddr | None:
-        """The address that is ``addr`` or whose broadcast address it is, with a reference (1564-1608)."""
+        """The address that is ``addr`` or whose broadcast address it is, with a reference (1564-1606)."""
         with self.kernel.giant:
             return _referenced(lookup.find_exact(self._addresses, as_sockaddr(addr)))
 
     def ifa_ifwithaddr_check(self, addr: Sockaddr | str) -> bool:
-        """True when there is such an address (1610-1615)."""
+        """True when there is such an address (1608-1613)."""
         with self.kernel.giant:
             return lookup.find_exact(self._addresses, as_sockaddr(addr)) is not None
 
     def ifa_ifwithbroadaddr(self, addr: Sockaddr | str) -> Ifaddr | None:
-        """The address with that broadcast address, with a reference (1622-1649)."""
+        """The address with that broadcast address, with a reference (1619-1646)."""
         with self.kernel.giant:
             return _referenced(lookup.find_broadcast(self._addresses, as_sockaddr(addr)))
 
     def ifa_ifwithdstaddr(self, addr: Sockaddr | str, fib: int = 0) -> Ifaddr | None:
-        """The address with that far end on a point-to-point interface of ``fib``, with a reference (1655-1683)."""
+        """The address with that far end on a point-to-point interface of ``fib``, with a reference (1652-1681)."""
         with self.kernel.giant:
             return _referenced(lookup.find_far(self._addresses, as_sockaddr(addr), fib))
 
     def ifa_ifwithnet(self, addr: Sockaddr | str, ignore_ptp: bool = False, fib: int = 0) -> Ifaddr | None:
-        """The address on the most specific network that holds ``addr``, with a reference (1689-1797).
+        """The address on the most specific network that holds ``addr``, with a reference (1687-1797).
 
         A link-level address with an index is found by it, whatever its fib.
         """

@@ -269,7 +269,7 @@ def test_references_cannot_be_given_back_twice():
     ifp.if_free()
     with pytest.raises(KernelPanic, match="537"):
         ifp.if_rele()
-    with pytest.raises(KernelPanic, match="508"):
+    with pytest.raises(KernelPanic, match="509"):
         ifp.if_free()
 
 

@@ -437,7 +437,7 @@ def test_promises_that_are_broken_panic_with_their_line():
     assert code(ifp.if_addrhead.insert_tail, ifa) == errno.EEXIST
     ifp.ifa_remove(ifa)
     assert code(ifp.ifa_remove, ifa) == errno.EADDRNOTAVAIL
-    with pytest.raises(KernelPanic, match=r"refcount PTR underflow \(sys/net/if.c 1465\)"):
+    with pytest.raises(KernelPanic, match=r"refcount PTR underflow \(sys/net/if.c 1466\)"):
         ifa.ifa_free()
     ifp.if_detach()
     with pytest.raises(KernelPanic, match="if_delmulti: ifnet went away"):

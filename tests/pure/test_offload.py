@@ -120,6 +120,22 @@ def test_a_udp_checksum_of_zero_is_written_as_all_ones():
     assert frame_of(piece) == bytes(packet)
 
 
+def test_a_udp_checksum_that_the_host_began_and_that_is_zero_is_written_as_all_ones():
+    datagram = struct.pack("!HHHH", 7, 7, 8, 0xFFFF - (7 + 7 + 8))  # a begun sum that makes all words 0xffff
+
+    (done,) = finish(header(1, 0, 0, 34, 6) + bytes(34) + datagram)
+
+    assert done[-2:] == b"\xff\xff"
+
+
+def test_a_tcp_checksum_that_the_host_began_may_be_zero():
+    segment = bytes(16) + b"\xff\xff" + bytes(2)
+
+    (done,) = finish(header(1, 0, 0, 34, 16) + bytes(34) + segment)
+
+    assert done[-4:-2] == b"\0\0"
+
+
 def test_fin_push_and_cwr_are_where_they_belong():
     packet, start = build(4, "tcp", bytes(3000), flags="FPACE")
     pieces = [Ether(frame_of(m))[TCP].flags for m in finish(header(1, 0x81, 1000, start, 16) + bytes(packet))]
