@@ -10,7 +10,7 @@ The events and what a listener is called with:
 | ``group_change_event`` | group name |
 
 Listeners run on the thread that made the change, with the lab's lock held. One
-that raises is reported with its traceback and does not stop the others.
+that raises is reported with its traceback and does not stop the others; a panic does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from .errors import report
+from .errors import KernelPanic, report
 
 __all__ = ["EVENTS", "EventHandler", "EventHandlers"]
 
@@ -73,8 +73,13 @@ class EventHandlers:
 
     def invoke(self, event: str, *args: Any) -> None:
         """Call the listeners of ``event`` in order (``EVENTHANDLER_INVOKE``: 692, 913, 1145, 2030, 2475 ...)."""
-        for handler in tuple(self._lists[event]):
+        handlers = self._lists[event]
+        for handler in tuple(handlers):
+            if handler not in handlers:
+                continue  # one before it has ended it
             try:
                 handler.fn(*args)
+            except KernelPanic:
+                raise
             except BaseException as error:
                 report(_log, error, "a listener of %s failed: %r", event, handler.fn)

@@ -206,7 +206,11 @@ class Vnet:
             ifp = Ifnet(self, iftype, index)
             com = kernel.com_alloc.get(iftype)
             if com is not None:
-                ifp.if_l2com = com.alloc(iftype, ifp)
+                try:
+                    ifp.if_l2com = com.alloc(iftype, ifp)
+                except BaseException:
+                    self.ifindex_free(index)
+                    raise
                 if ifp.if_l2com is None:
                     self.ifindex_free(index)
                     raise refuse(errno.ENOMEM, f"no layer-2 data for an interface of type {iftype}")

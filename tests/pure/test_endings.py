@@ -191,6 +191,44 @@ def test_data_of_a_domain_goes_even_when_it_is_empty():
     assert gone == [{}]
 
 
+def test_a_listener_that_another_has_ended_hears_nothing_more():
+    kernel = Kernel()
+    heard = []
+    kernel.events.register("ifnet_arrival_event", lambda ifp: second.deregister())
+    second = kernel.events.register("ifnet_arrival_event", heard.append)
+
+    attached(kernel.vnet_alloc("v"))
+
+    assert heard == []
+
+
+def test_a_panic_of_a_listener_is_one():
+    kernel = Kernel()
+
+    def panic(ifp):
+        raise KernelPanic("mine", 692)
+
+    kernel.events.register("ifnet_arrival_event", panic)
+
+    with pytest.raises(KernelPanic, match="mine"):
+        attached(kernel.vnet_alloc("v"))
+
+
+def test_an_allocator_that_raises_takes_no_index():
+    kernel = Kernel()
+
+    def fail(iftype, ifp):
+        raise RuntimeError("mine")
+
+    kernel.if_register_com_alloc(IFT.ETHER, fail, lambda com, iftype: None)
+    vnet = kernel.vnet_alloc("v")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        vnet.if_alloc(IFT.ETHER)
+
+    assert vnet.if_alloc(IFT.OTHER).if_index == 1
+
+
 # moving
 
 

@@ -367,3 +367,20 @@ def test_allmulti_by_ip_opens_the_filter_and_is_not_echoed(alice_em0):
 
     eventually(lambda: not em0.if_flags & IFF.ALLMULTI)
     assert link(alice, "em0")["allmulti"] == 0
+
+
+def test_monitor_mode_counts_and_lets_listeners_see_and_the_host_hears_nothing(lab):
+    alice, bob, _ = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    em0 = alice.nics["em0"]
+    assert bob.ping("192.0.2.1", 3, interval=0.01).received == 3
+
+    alice.ifconfig("em0 monitor")
+    before = em0.if_ipackets
+    with lab.tap(em0, filter="icmp", direction="in") as sniffer:
+        assert bob.ping("192.0.2.1", timeout=0.2).received == 0
+        assert len(sniffer.packets()) == 1
+    assert em0.if_ipackets > before
+    assert "MONITOR" in alice.ifconfig("em0")
+    alice.ifconfig("em0 -monitor")
+
+    assert bob.ping("192.0.2.1").received == 1
