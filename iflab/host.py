@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
+import re
 import shlex
 import socket
 import subprocess
@@ -266,11 +267,14 @@ class Host:
 
         Names of the interface layer are FreeBSD's (``net.link.log_link_state_change``), all
         others those of Linux above it (Documentation/networking/ip-sysctl.rst). Raises
-        ``CommandError`` for the former, ``KernelRefused`` and ``ValueError`` for the latter.
+        ``CommandError`` for the former, ``KernelRefused`` and ``ValueError`` for the latter, and
+        EPERM for what would outlast the lab (``Lab.machine``).
         """
         self.lab.check_open()
         kernel = self.vnet.kernel
         if name not in kernel.vnet_settings and name not in [row.name for row in kernel.sysctl]:
+            if value is not None and not set(re.split("[./]", name)) & self.nics.keys():
+                self.stack.only_ours(f"the setting {name}")
             return sysctl(self.netns, name, value)
         if value is not None:
             self.bsd("sysctl", [f"{name}={value}"])

@@ -319,7 +319,7 @@ class LinuxStack(Stack):
             with Netlink(self.netns) as netlink:
                 self._ask(netlink, nic, what, value)
         if what == "fib":
-            self._only_ours(f"a rule for {ifp.if_xname}")
+            self.only_ours(f"a rule for {ifp.if_xname}")
             self._route_by_fibs({ifp: (ifp.if_xname, value)})
         elif what == "name":
             nic.name, nic.tap.name = f"{self.vnet.name}:{value}", value
@@ -401,7 +401,7 @@ class LinuxStack(Stack):
                 raise
         nic.netdev_group = number
 
-    def _only_ours(self, what: str) -> None:
+    def only_ours(self, what: str) -> None:
         """Raise EPERM for what would stay behind in a namespace that is not the lab's."""
         if self.foreign:
             raise OSError(
@@ -645,7 +645,7 @@ class LinuxStack(Stack):
     def rtrequest1_fib(self, cmd: RTM, info: RtAddrinfo, fib: int) -> Rtentry | None:
         """Add or delete a host route through the namespace's ``lo``, in the table of ``fib``."""
         destination = f"{info.rti_dst}/{prefixlen(None, info.rti_dst)}"
-        self._only_ours(f"a route to {destination} through lo")
+        self.only_ours(f"a route to {destination} through lo")
         with Netlink(self.netns) as netlink:
             if cmd is RTM.ADD:
                 netlink.route_add(destination, index=1, table=self._table(fib))

@@ -264,6 +264,7 @@ def test_a_host_asks_no_name_server_until_it_is_told_one(lab):
     assert alice.run("cat /etc/resolv.conf").stdout == ""
     assert alice.run("getent hosts name.example", timeout=4 * PATIENCE).returncode == 2
     alice.run("echo nameserver 192.0.2.2 > /etc/resolv.conf", check=True)
+    lab.watch()
     with alice.popen("getent hosts name.example") as asking:
         lab.expect(cable, "udp port 53 and src host 192.0.2.1", within=5)
         asking.kill()

@@ -76,6 +76,14 @@ with Lab(host_network=True) as lab:
     lab.wait_ready()
     assert alice.ping("192.0.2.1").received == 1
     assert machine.ping("2001:db8::2").received == 1
+    forwarding = machine.sysctl("net.ipv4.ip_forward")
+    try:
+        machine.sysctl("net.ipv4.ip_forward", 1)
+        raise SystemExit("a setting of the machine's was changed")
+    except PermissionError as error:
+        print(error)
+    assert machine.sysctl("net.ipv4.ip_forward") == forwarding
+    assert machine.sysctl("net.ipv4.conf.lab0.forwarding", 1) == "1"
     if os.path.exists("/etc/resolv.conf"):
         assert machine.run("cat /etc/resolv.conf").stdout == open("/etc/resolv.conf").read()
     machine.route("198.51.100.0/24", "192.0.2.2")
