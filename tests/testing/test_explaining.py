@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from scapy.layers.dhcp6 import DHCP6_Request, DHCP6OptOptReq
+from scapy.layers.dns import DNS, DNSQR, DNSRR
 from scapy.layers.inet import ICMP, IP, TCP, UDP
-from scapy.layers.inet6 import IPv6
+from scapy.layers.inet6 import ICMPv6NIQueryName, IPv6, IPv6ExtHdrSegmentRouting
 from scapy.layers.l2 import Dot1Q, Ether
+from scapy.layers.snmp import SNMP, SNMPresponse
 
 from iflab.expect import Event, Pattern, ladder
 
@@ -18,6 +21,15 @@ TUNNEL = bytes(
 )
 QINQ = bytes(Ether() / Dot1Q(vlan=10) / Dot1Q(vlan=20) / IP(src="192.0.2.1", dst="192.0.2.2") / UDP())
 SIX = bytes(Ether() / IPv6(src="2001:db8::1", dst="2001:db8::2") / UDP(dport=53))
+ANSWER = bytes(
+    Ether() / IP() / UDP() / DNS(id=7, qr=1, qd=DNSQR(qname="www.example.org"), an=DNSRR(rdata="192.0.2.9"))
+)
+SEGMENTS = bytes(
+    Ether() / IPv6() / IPv6ExtHdrSegmentRouting(addresses=["2001:db8::1", "2001:db8::2"]) / UDP()
+)
+OPTIONS = bytes(Ether() / IPv6() / UDP(sport=546, dport=547) / DHCP6_Request() / DHCP6OptOptReq(reqopts=[39]))
+RESPONSE = bytes(Ether() / IP() / UDP(sport=161) / SNMP(PDU=SNMPresponse()))
+NODE = bytes(Ether() / IPv6() / ICMPv6NIQueryName(nonce=b"12345678"))
 
 
 @pytest.mark.parametrize(
@@ -33,6 +45,13 @@ SIX = bytes(Ether() / IPv6(src="2001:db8::1", dst="2001:db8::2") / UDP(dport=53)
         (IP(src="192.0.2.1") / UDP(), TUNNEL),
         (IP(src="198.51.100.1") / IP(dst="192.0.2.2"), TUNNEL),
         (Dot1Q(vlan=20) / IP(), QINQ),
+        (DNS(id=7), ANSWER),
+        (DNS(qr=1), ANSWER),
+        (UDP() / DNS(qd=DNSQR(qname="www.example.org")), ANSWER),
+        (IPv6ExtHdrSegmentRouting(), SEGMENTS),
+        (DHCP6OptOptReq(), OPTIONS),
+        (SNMP(), RESPONSE),
+        (ICMPv6NIQueryName(), NODE),
     ],
 )
 def test_patterns_that_fit(pattern, octets):
@@ -59,6 +78,13 @@ def test_a_name_where_no_names_are_known_is_refused(monkeypatch):
         (IP(src="192.0.2.1", dst="192.0.2.3") / UDP(), TUNNEL, ["IP.dst is 192.0.2.2, wanted 192.0.2.3"]),
         (Dot1Q(vlan=20) / Dot1Q(vlan=10), QINQ, ["no Dot1Q"]),
         (IP() / ICMP(), HTTP, ["no ICMP"]),
+        (DNS(id=8, qr=1), ANSWER, ["DNS.id is 7, wanted 8"]),
+        (IP(ttl=64) / ICMP(), ECHO.replace(b"\x40\x01", b"\x3f\x01"), ["IP.ttl is 63, wanted 64"]),
+        (
+            DHCP6OptOptReq(reqopts=[23]),
+            OPTIONS,
+            ["DHCP6OptOptReq.reqopts is [OPTION_CLIENT_FQDN], wanted [DNS Recursive Name Server Option]"],
+        ),
     ],
 )
 def test_patterns_that_do_not_say_what_is_wrong(pattern, octets, wrong):
