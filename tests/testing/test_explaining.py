@@ -10,7 +10,9 @@ from scapy.layers.inet6 import ICMPv6NIQueryName, IPv6, IPv6ExtHdrSegmentRouting
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.layers.snmp import SNMP, SNMPresponse
 
-from iflab.expect import Event, Pattern, ladder
+from iflab.expect import Event, ExpectationError, Expectations, History, Pattern, ladder
+from iflab.net import mbuf
+from tests.wire.ports import cabled
 
 ECHO = bytes(
     Ether(dst="02:00:00:00:00:02", src="02:00:00:00:00:01") / IP(src="192.0.2.1", dst="192.0.2.2") / ICMP()
@@ -141,3 +143,53 @@ def test_a_ladder_keeps_the_last_frames():
     assert len(ladder(story(*told), 0.0, most=10).splitlines()) == 11
     assert "in flight" not in ladder(story(*told), 0.0, most=10)
     assert ladder([], 0.0) == "\n"
+
+
+def overheard(*frames):
+    """A cable on which this was sent, and its expectations."""
+    cable, one, _ = cabled()
+    history = History()
+    history.listen(cable)
+    for frame in frames:
+        one.end.send(mbuf(frame))
+    return cable, Expectations(history, 0.0)
+
+
+def test_frames_that_are_too_many_are_shown_in_their_order():
+    cable, few = overheard(ECHO, HTTP, ECHO, ECHO)
+    with pytest.raises(ExpectationError) as told:
+        few.expect_count(cable, "icmp", at_most=2, within=0)
+
+    first, *lines = str(told.value).splitlines()
+    assert first == "cable0: 3 frames icmp within 0 s, wanted at most 2:"
+    assert len(lines) == 3
+    assert lines == sorted(lines)
+    assert all("echo-request" in line for line in lines)
+
+
+def test_of_very_many_that_are_too_many_the_last_are_shown():
+    cable, many = overheard(*[ECHO] * 99, *[HTTP] * 9)
+    with pytest.raises(ExpectationError) as told:
+        many.expect_count(cable, "icmp", 20, within=0)
+
+    first, *lines = str(told.value).splitlines()
+    assert first == "cable0: 99 frames icmp within 0 s, wanted 20; the last of them:"
+    assert len(lines) == 8
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({}, "needs count, at_least or at_most"),
+        ({"count": -1}, "count is a whole number of frames, 0 or more, not -1"),
+        ({"count": 1.5}, "count is a whole number of frames, 0 or more, not 1.5"),
+        ({"at_least": "2"}, "at_least is a whole number of frames, 0 or more, not '2'"),
+        ({"at_least": 3, "at_most": 2}, "at_least is 3 and at_most 2; no number of frames is both"),
+        ({"count": 3, "at_most": 4}, "count, or at_least and at_most, not both"),
+        ({"count": 0, "within": -0.1}, "within is a number of seconds, 0 or more, not -0.1"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(options, told):
+    cable, expectations = overheard()
+    with pytest.raises(ValueError, match=told):
+        expectations.expect_count(cable, "icmp", **options)
