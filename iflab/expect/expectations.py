@@ -165,7 +165,7 @@ class Expectations:
             raise ValueError(f"direction is 'in', 'out' or 'both', not {direction!r}")
         _check_place(place, direction)
         if not isinstance(within, Real) or not 0 <= within < float("inf"):
-            raise ValueError(f"within is a number of seconds, 0 or more, not {within!r}")
+            raise ValueError(f"within is a number of seconds, not {within!r}; use 0 or more")
         deadline = time.monotonic() + within * self.scale
         since = self.start
         while True:

@@ -186,7 +186,7 @@ def test_of_very_many_that_are_too_many_the_last_are_shown():
         ({"at_least": "2"}, "at_least is a whole number of frames, 0 or more, not '2'"),
         ({"at_least": 3, "at_most": 2}, "at_least is 3 and at_most 2; no number of frames is both"),
         ({"count": 3, "at_most": 4}, "count, or at_least and at_most, not both"),
-        ({"count": 0, "within": -0.1}, "within is a number of seconds, 0 or more, not -0.1"),
+        ({"count": 0, "within": -0.1}, "within is a number of seconds, not -0.1; use 0 or more"),
     ],
 )
 def test_numbers_that_cannot_be_are_refused(options, told):
