@@ -1043,6 +1043,20 @@ def test_a_lab_is_not_closed_by_who_holds_its_lock(lab):
     lab.host("late")
 
 
+def test_a_nic_is_plugged_in_by_its_ifnet(lab):
+    alice, _, cable = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    em0 = alice.nics["em0"]
+    cable.unplug(em0)
+
+    assert cable.plug(em0) is em0.if_softc.end
+
+    lab.wait_links()
+    assert alice.ping("192.0.2.2").received == 1
+    alice.ifconfig("vlan0 create vlan 5 vlandev em0")
+    with pytest.raises(WireError, match=r"alice:vlan0.* has no plug; use a NIC"):
+        cable.plug(alice.nics["vlan0"])
+
+
 def test_a_wire_is_of_one_lab(lab):
     mine = lab.host("alice").nic("em0")
     with Lab("other") as other:
