@@ -6,7 +6,6 @@ import contextlib
 import ipaddress
 import os
 import re
-import shlex
 import socket
 import subprocess
 import threading
@@ -26,6 +25,8 @@ from iflab.ping import PingResult, ping
 from iflab.stack import LinuxStack
 
 if TYPE_CHECKING:
+    from iflab.bsd import Words
+
     from .lab import Lab
 
 __all__ = ["Host", "LabError", "PingResult", "Server", "Transfer"]
@@ -146,7 +147,7 @@ class Host:
         self,
         name: str,
         *addresses: str,
-        mac: str | None = None,
+        mac: str | bytes | None = None,
         mtu: int = 1500,
         driver: type[TapNic] | TapNic = TapNic,
         up: bool = True,
@@ -168,6 +169,10 @@ class Host:
         nic = driver() if isinstance(driver, type) else driver
         if not isinstance(nic, TapNic):
             raise LabError(f"{driver!r} is no driver for a NIC; derive it from iflab.drivers.TapNic")
+        if "closer" not in vars(nic):
+            raise LabError(
+                f"the driver {type(nic).__name__} was not set up; its __init__ must call super().__init__() first"
+            )
         self.lab.wait_for_closers()
         with explained(), self.lab.lock, self.netns.entered():
             if self.vnet.ifunit(name) is not None:
@@ -208,17 +213,37 @@ class Host:
         return next(f"{stem}{n}" for n in range(10_000) if self.vnet.ifunit(f"{stem}{n}") is None)
 
     def route(self, destination: str, via: str) -> None:
-        """Add a route, ``"default"`` or a network, through the neighbour ``via``. Raises ``OSError``, ``ValueError``."""
+        """Add a route, ``"default"`` or a network, through the neighbour ``via``. Raises ``LabError``, ``OSError``.
+
+        A link-local neighbour is named with the NIC that it is reached by: ``fe80::1%em0``.
+        """
         from iflab.linux import Netlink
 
         self.lab.check_open()
-        _check_address(via)
+        gateway = ipaddress.ip_address(_check_address(via))
+        if destination not in (("default",) if gateway.version == 4 else ("default", "default6")):
+            _check_destination(destination, gateway)
+        nic = getattr(gateway, "scope_id", None)
+        if nic is None and gateway.version == 6 and gateway.is_link_local:
+            raise LabError(f"{via} may be on every link; name the NIC with it, as {via}%em0")
+        index = None if nic is None else self._netdev(nic)
         with Netlink(self.netns) as netlink:
-            netlink.route_add(destination, via=via)
+            netlink.route_add(destination, via=via.partition("%")[0], index=index)
+
+    def _netdev(self, name: str) -> int:
+        """The number that the host's kernel has for a device."""
+        with self.netns.entered():
+            try:
+                return socket.if_nametoindex(name)
+            except OSError:
+                there = ", ".join(self.nics) or "none"
+                raise LabError(f"{self.name} has no NIC {name}; there are {there}") from None
 
     def address(self, family: int = socket.AF_INET) -> str:
-        """The host's first address of a family that is not link-local. Raises ``LabError``."""
+        """The host's first address of a family (``AF_INET``, ``AF_INET6``) that is not link-local. Raises ``LabError``."""
         self.lab.check_open()
+        if family not in (socket.AF_INET, socket.AF_INET6):
+            raise LabError(f"{family!r} is no family of addresses; use socket.AF_INET or socket.AF_INET6")
         for ifp in self.vnet.ifnets():
             for ifa in ifp.if_addrhead:
                 text = str(ifa.ifa_addr)
@@ -233,17 +258,21 @@ class Host:
 
     # FreeBSD's commands
 
-    def ifconfig(self, *words: str) -> str:
+    def ifconfig(self, *words: Words) -> str:
         """Do what FreeBSD's ``ifconfig`` does, and return what it prints: ``host.ifconfig("em0 promisc mtu 1400")``.
 
-        One text is split as a shell splits it. Raises ``CommandError`` with the
-        one line that the original prints.
+        One text is split as a shell splits it; a list holds words. Raises ``CommandError``
+        with the one line that the original prints.
         """
-        return self.bsd("ifconfig", _words("ifconfig", words))
+        from iflab.bsd import as_words
 
-    def netstat(self, *words: str) -> str:
+        return self.bsd("ifconfig", as_words("ifconfig", words))
+
+    def netstat(self, *words: Words) -> str:
         """Return what FreeBSD's ``netstat`` prints, with ``-i``, ``-g`` or ``-r``. Raises ``CommandError``."""
-        return self.bsd("netstat", _words("netstat", words))
+        from iflab.bsd import as_words
+
+        return self.bsd("netstat", as_words("netstat", words))
 
     def bsd(self, command: str, args: Sequence[str], holds: Callable[[Priv], bool] = allow_all) -> str:
         """Carry out one of FreeBSD's commands for a caller who holds these privileges."""
@@ -437,32 +466,20 @@ class Host:
         return transfer
 
 
-def _mac(text: str) -> bytes:
+def _mac(text: str | bytes) -> bytes:
     try:
-        octets = bytes.fromhex(str(text).replace(":", "").replace("-", ""))
+        octets = (
+            text if isinstance(text, bytes) else bytes.fromhex(str(text).replace(":", "").replace("-", ""))
+        )
     except ValueError:
         octets = b""
     if len(octets) != 6:
         raise LabError(f"{text!r} is no MAC; write 02:00:00:00:00:01")
     if octets[0] & 1:
-        raise LabError(f"{text} is a group address (its first octet is odd); a NIC needs one of its own")
+        raise LabError(
+            f"{octets.hex(':')} is a group address (its first octet is odd); a NIC needs one of its own"
+        )
     return octets
-
-
-def _words(command: str, words: Sequence[str]) -> Sequence[str]:
-    """One text is split as a shell splits it; numbers are words, too. Raises ``CommandError``."""
-    from iflab.bsd import CommandError
-
-    for word in words:
-        if not isinstance(word, (str, int)):
-            raise CommandError(f"{command}: {word!r} is no word of a command; write it as a text")
-    words = [str(word) for word in words]
-    if len(words) != 1:
-        return words
-    try:
-        return shlex.split(words[0])
-    except ValueError as error:
-        raise CommandError(f"{command}: {words[0]!r}: {str(error).lower()}") from None
 
 
 def _argv(cmd: str | Sequence[str]) -> list[str]:
@@ -481,6 +498,19 @@ def _check_address(address: str) -> str:
     except ValueError:
         raise LabError(f"{address!r} is no address; write 192.0.2.1 or 2001:db8::1") from None
     return address
+
+
+def _check_destination(destination: str, gateway: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
+    """Refuse what is no network, and one of the other family than its gateway. Raises ``LabError``."""
+    try:
+        network = ipaddress.ip_network(destination if isinstance(destination, str) else "", strict=False)
+    except ValueError:
+        raise LabError(f"{destination!r} is no destination; write 192.0.2.0/24 or 'default'") from None
+    if network.version != gateway.version:
+        raise LabError(
+            f"{destination} is IPv{network.version} and {gateway} is not; "
+            f"give the route an IPv{network.version} neighbour"
+        )
 
 
 def check_ports(ports: str | Iterable[str]) -> list[str]:

@@ -25,6 +25,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from numbers import Real
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -127,6 +128,11 @@ CLOSERS = 32
 def _check_name(name: object, kind: str) -> None:
     if not isinstance(name, str) or not _NAME.match(name):
         raise LabError(f"{name!r} is no name for a {kind}; use letters, digits, '.', '-' and '_', 40 at most")
+
+
+def _check_timeout(timeout: float) -> None:
+    if not isinstance(timeout, Real) or not 0 <= timeout < float("inf"):
+        raise LabError(f"a timeout of {timeout!r} s cannot be; use 0 or more seconds")
 
 
 class Lab:
@@ -488,6 +494,9 @@ class Lab:
         """Make two hosts with a NIC ``em0`` each, addressed and up, and the cable between them. Raises as ``Host.nic``."""
         if len(names) != 2:
             raise LabError(f"a pair has two names, not {names!r}")
+        for addresses in (one, other):
+            if not isinstance(addresses, Iterable):
+                raise LabError(f"{addresses!r} is no address; write 192.0.2.1/24, or a list of such")
         # Of many it is made in one go: whoever lets go of the lock waits for the engine to be done with it.
         self._give_way()
         with self.lock if self._building else contextlib.nullcontext():
@@ -520,7 +529,7 @@ class Lab:
             try:
                 self.faults.adopt(wire)
                 for thing in things:
-                    wire.plug(self._port(thing))
+                    wire.plug(self._plug_of(thing))
             except BaseException:
                 wire.close()
                 raise
@@ -582,16 +591,12 @@ class Lab:
     def _nics(self) -> list[Any]:
         return [ifp.if_softc for host in self.hosts.values() for ifp in host.vnet.ifnets()]
 
-    def _port(self, thing: Ifnet | Port | str) -> Port:
-        place = self.place(thing) if isinstance(thing, str) else thing
+    def _plug_of(self, thing: Ifnet | Port | str) -> Port | Ifnet:
+        """What ``thing`` names, which is of this lab."""
+        place: Any = self.place(thing) if isinstance(thing, str) else thing
         if isinstance(place, Ifnet) and place.kernel is not self.kernel:
             raise LabError(f"{thing!r} is another lab's; a wire is of one lab")
-        port: Any = place.if_softc if isinstance(place, Ifnet) else place
-        if port is None or not hasattr(port, "receive") or not getattr(port, "has_plug", True):
-            raise LabError(
-                f"{thing!r} cannot be plugged into a wire; use a NIC, a station, or an object with receive()"
-            )
-        found: Port = port
+        found: Port | Ifnet = place
         return found
 
     # while it runs
@@ -666,9 +671,10 @@ class Lab:
     def wait_links(self, timeout: float = 5.0) -> None:
         """Wait until every NIC that is up and has a carrier sends: its kernel needs a moment after the plug.
 
-        Raises ``TimeoutError`` naming those that do not.
+        Raises ``TimeoutError`` naming those that do not, ``LabError`` for what is no time.
         """
         self.check_open()
+        _check_timeout(timeout)
         waiting = self._wait_operational(self._nics(), timeout)
         if waiting:
             raise TimeoutError(f"no link after {timeout:g} s: {', '.join(nic.name for nic in waiting)}")
@@ -680,10 +686,11 @@ class Lab:
 
         Daemons are those that ``host.popen`` was told the ports of, and the ports in
         ``listening``, by host or its name. ``patience`` multiplies the timeout. Raises ``TimeoutError``
-        naming what is not ready, ``LabError`` when a daemon has ended or an
-        address turned out to be somebody else's.
+        naming what is not ready, ``LabError`` when a daemon has ended, an
+        address turned out to be somebody else's, or ``timeout`` is no time.
         """
         __tracebackhide__ = True
+        _check_timeout(timeout)
         deadline = time.monotonic() + timeout * self.patience
         wanted: dict[Host, set[str]] = {}
         for who, ports in (listening or {}).items():
@@ -906,7 +913,7 @@ class Lab:
 
         ``.pcap`` in its name makes plain pcap, all else pcapng, with the cause at
         every frame that was lost, and what happened in the lab, as comments. See
-        ``Capture`` for the rest. Raises ``OSError``, ``FilterError``.
+        ``Capture`` for the rest. Raises ``OSError``, ``FilterError``, ``TypeError`` for what is no place or no filter.
         """
         from iflab.capture import SNAPLEN, Capture
 
@@ -983,8 +990,12 @@ class Lab:
         for place in places:
             if isinstance(place, (Host, Switch)):
                 things += [ifp for ifp in place.vnet.ifnets() if isinstance(ifp.if_softc, TapNic)]
+            elif isinstance(place, (Ifnet, Wire)):
+                things.append(place)
+            elif isinstance(place, str):
+                things.append(self.place(place))
             else:
-                things.append(self.place(place) if isinstance(place, str) else place)
+                raise TypeError(f"{place!r} is neither a NIC nor a wire")
         return things
 
     # what the kernel's events do here

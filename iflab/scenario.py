@@ -2,7 +2,8 @@
 
 A scenario is a Python file with a function ``scenario(lab, …)``. The first line of
 its docstring says what it shows; the parameters after ``lab`` have types and
-defaults, and ``--set name=value`` fills them. What it asserts decides the outcome.
+defaults, and ``--set name=value`` fills them, as it must where one has a type and no
+default. What it asserts decides the outcome.
 
 A table ``SCHEDULE`` in the file is begun with the function (``Lab.schedule``)::
 
@@ -44,17 +45,24 @@ __all__ = [
 ]
 
 
+NO_DEFAULT = inspect.Parameter.empty
+"""Of a parameter that must be set."""
+
+
 class ScenarioError(ValueError):
     """A scenario that is not there, does not load, or has no such parameter; the text says what there is."""
 
 
 @dataclass(slots=True, frozen=True)
 class Parameter:
-    """One thing that can be set: its name, type and default."""
+    """One thing that can be set: its name, type and default (``NO_DEFAULT``: it must be set)."""
 
     name: str
     kind: type
     default: Any
+
+    def __str__(self) -> str:
+        return f"{self.name}={f'<{self.kind.__name__}>' if self.default is NO_DEFAULT else self.default}"
 
     def parse(self, text: str) -> Any:
         """Read a value. Raises ``ScenarioError`` when it is not of the type."""
@@ -65,9 +73,10 @@ class Parameter:
                 ]
             return self.kind(text)
         except (KeyError, ValueError):
-            raise ScenarioError(
-                f"{self.name}={text!r} is no {self.kind.__name__}; the default is {self.default!r}"
-            ) from None
+            remedy = (
+                f"write --set {self}" if self.default is NO_DEFAULT else f"the default is {self.default!r}"
+            )
+            raise ScenarioError(f"{self.name}={text!r} is no {self.kind.__name__}; {remedy}") from None
 
 
 @dataclass(slots=True, frozen=True)
@@ -93,6 +102,9 @@ class Scenario:
             if name not in self.parameters:
                 there = ", ".join(f"{p.name} ({p.kind.__name__})" for p in self.parameters.values()) or "none"
                 raise ScenarioError(f"{self.path.name} has no parameter {name!r}; it has {there}")
+        for name, parameter in self.parameters.items():
+            if parameter.default is NO_DEFAULT and name not in settings:
+                raise ScenarioError(f"{self.path.name} needs a value for {name}; write --set {parameter}")
         values = {name: parameter.default for name, parameter in self.parameters.items()}
         return values | {name: self.parameters[name].parse(text) for name, text in settings.items()}
 
@@ -211,8 +223,13 @@ def _parameters(path: Path, function: Callable[..., Any]) -> dict[str, Parameter
         hints = {p.name: p.annotation for p in signature}
     found = {}
     for parameter in signature[1:]:
-        if parameter.default is inspect.Parameter.empty:
-            raise ScenarioError(f"{path}: the parameter {parameter.name} has no default")
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) or (
+            parameter.default is NO_DEFAULT and parameter.annotation is parameter.empty
+        ):
+            raise ScenarioError(
+                f"{path}: the parameter {parameter.name} has no default; "
+                f"give it one, or a type, as {parameter.name}: int, to be set with --set"
+            )
         kind = hints.get(parameter.name, type(parameter.default))
         if isinstance(kind, str):
             kind = {"int": int, "float": float, "str": str, "bool": bool}.get(kind, type(parameter.default))

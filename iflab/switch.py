@@ -8,13 +8,12 @@
     sw.trunk(7, 10, 20)         # tagged
     print(sw.ifconfig("bridge0"))
 
-Ports are counted from 0 and called ``p0``, ``p1`` ... Their ifnets have no TAP, so a
+Ports are counted from 0 and called ``p0``, ``p1`` ...: either names one. Their ifnets have no TAP, so a
 switch costs no device and no file descriptor.
 """
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING
 
 from iflab.drivers import Maker, TapNic, bpdu
@@ -25,6 +24,7 @@ from iflab.net.priv import allow_all
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from iflab.bsd import Words
     from iflab.net import Priv
 
 __all__ = ["Switch"]
@@ -83,24 +83,24 @@ class Switch:
         assert self.ifp is not None
         self.vnet.ioctl("SIOCSDRVSPEC", Ifreq(self.ifp.if_xname, ifr_data=Ifbreq(cmd, ifsname, value)))
 
-    def member(self, port: int) -> Member:
+    def member(self, port: int | str) -> Member:
         """A port as the bridge knows it: flags, VLANs and counters."""
         return self.bridge.member(self[port])
 
     # VLANs
 
-    def access(self, port: int, vlan: int) -> None:
+    def access(self, port: int | str, vlan: int) -> None:
         """Let a port have one VLAN, untagged. VLANs are kept apart from the first such call on.
 
         Raises ``IndexError`` for a port that is not there, EINVAL for a VLAN that cannot be.
         """
         self._give(port, (vlan,), vlan, ())
 
-    def trunk(self, port: int, *vlans: int, native: int = 0) -> None:
+    def trunk(self, port: int | str, *vlans: int, native: int = 0) -> None:
         """Let a port have these VLANs tagged, and ``native`` untagged (0: none). Raises as ``access`` does."""
         self._give(port, (*vlans, *((native,) if native else ())), native, vlans)
 
-    def _give(self, port: int, vlans: tuple[int, ...], untagged: int, tagged: tuple[int, ...]) -> None:
+    def _give(self, port: int | str, vlans: tuple[int, ...], untagged: int, tagged: tuple[int, ...]) -> None:
         name = self[port].if_xname
         check_vids(self.bridge.ifp, vlans)
         self._filter()
@@ -116,7 +116,7 @@ class Switch:
 
     # the spanning tree
 
-    def stp(self, port: int, *, edge: bool = False, ifp: Ifnet | None = None) -> None:
+    def stp(self, port: int | str, *, edge: bool = False, ifp: Ifnet | None = None) -> None:
         """Let a port take part in the spanning tree; as an ``edge`` it forwards at once: a host is there."""
         bpdu.load_scapy()
         name = (ifp or self[port]).if_xname
@@ -129,9 +129,11 @@ class Switch:
 
     # FreeBSD's commands
 
-    def ifconfig(self, *words: str) -> str:
+    def ifconfig(self, *words: Words) -> str:
         """Do what FreeBSD's ``ifconfig`` does, on the switch, and return what it prints. Raises ``CommandError``."""
-        return self.bsd("ifconfig", shlex.split(words[0]) if len(words) == 1 else words)
+        from iflab.bsd import as_words
+
+        return self.bsd("ifconfig", as_words("ifconfig", words))
 
     def bsd(self, command: str, args: Sequence[str], holds: Callable[[Priv], bool] = allow_all) -> str:
         """Carry out one of FreeBSD's commands for a caller who holds these privileges."""

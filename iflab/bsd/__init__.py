@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from iflab.net import Thread, Vnet
 
-from .command import CommandError
+from .command import CommandError, Words, as_words
 from .devices import load_ahead
 from .ifconfig import ifconfig
 from .monitor import devctl_text, message_text
@@ -20,6 +20,8 @@ from .sysctl import sysctl
 
 __all__ = [
     "CommandError",
+    "Words",
+    "as_words",
     "carry_out",
     "devctl_text",
     "ifconfig",

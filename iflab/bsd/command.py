@@ -1,19 +1,38 @@
-"""What the commands share: their error, and words for bits."""
+"""What the commands share: their error, how their words are given, and words for bits."""
 
 from __future__ import annotations
 
 import getopt
 import os
+import shlex
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
-__all__ = ["CommandError", "bits_text", "number", "options", "reason"]
+__all__ = ["CommandError", "Words", "as_words", "bits_text", "number", "options", "reason"]
 
 _T = TypeVar("_T")
+
+Words: TypeAlias = str | int | Sequence[str | int]
+"""A word of a command, several in one text, or a list of them."""
 
 
 class CommandError(ValueError):
     """A command that cannot be carried out; the text is one line, as the original prints it."""
+
+
+def as_words(command: str, given: Sequence[Words]) -> list[str]:
+    """Words as they are given: one text is split as a shell splits it, one list holds them. Raises ``CommandError``."""
+    alone = given[0] if len(given) == 1 else None
+    words = alone if isinstance(alone, (list, tuple)) else given
+    for word in words:
+        if not isinstance(word, (str, int)):
+            raise CommandError(f"{command}: {word!r} is no word of a command; write it as a text")
+    if not isinstance(alone, str):
+        return [str(word) for word in words]
+    try:
+        return shlex.split(alone)
+    except ValueError as error:
+        raise CommandError(f"{command}: {alone!r}: {str(error).lower()}") from None
 
 
 def bits_text(value: int, names: Sequence[tuple[int, str]]) -> str:

@@ -96,6 +96,8 @@ class Capture:
             raise ValueError(f"snaplen is a whole number of octets, 1 at least, not {snaplen!r}")
         if not isinstance(path, (str, os.PathLike)) and not callable(getattr(path, "write", None)):
             raise TypeError(f"{path!r} is no place for a capture; give a path or an open binary file")
+        if filter is not None and not isinstance(filter, str):
+            raise TypeError(f"{filter!r} is no filter of a capture; give an expression of tcpdump")
         self.filter = compile_filter(filter) if filter and filter.strip() else None
         self.snaplen = snaplen
         self._limits = (filter if self.filter is not None and filter else "", snaplen)

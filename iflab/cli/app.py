@@ -128,9 +128,11 @@ def replay(
 ) -> None:
     """Run a recorded scenario again: its faults strike the same frames, whatever the timing.
 
-    Loss, delay, corruption and all else that a cable's faults decide is decided as it
-    was, frame by frame. What happens at a time (cuts, plugs, a schedule) happens at that
-    time again. A record names a scenario file, which is code: replay only those that you trust.
+    Loss, delay, corruption: all that a cable's faults decide is decided as it was, frame by frame.
+
+    What happens at a time (cuts, plugs, a schedule) happens at that time again.
+
+    A record names a scenario file, which is code: replay only those that you trust.
 
     Example: iflab replay flap.pcap.record
     """
@@ -147,7 +149,7 @@ def list_(json_: JsonOption = False) -> None:
 
     Example: iflab list
     """
-    from iflab.scenario import list_scenarios
+    from iflab.scenario import NO_DEFAULT, list_scenarios
 
     from .show import table
 
@@ -158,7 +160,9 @@ def list_(json_: JsonOption = False) -> None:
                 "name": s.name,
                 "file": str(s.path),
                 "purpose": s.purpose,
-                "parameters": {p.name: p.default for p in s.parameters.values()},
+                "parameters": {
+                    p.name: None if p.default is NO_DEFAULT else p.default for p in s.parameters.values()
+                },
             }
             for s in found
         ]
@@ -166,10 +170,7 @@ def list_(json_: JsonOption = False) -> None:
         return
     table(
         ("scenario", "what it shows", "--set"),
-        [
-            (s.name, s.purpose, " ".join(f"{p.name}={p.default}" for p in s.parameters.values()))
-            for s in found
-        ],
+        [(s.name, s.purpose, " ".join(str(p) for p in s.parameters.values())) for s in found],
     )
 
 

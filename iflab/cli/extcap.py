@@ -21,9 +21,16 @@ _SEPARATOR = "@"
 
 
 def install(folder: Path | None) -> Path:
-    """Put the script where Wireshark looks, and return its path. Raises ``LabError`` when nothing can be put there."""
+    """Put the script where Wireshark looks, and return its path; of another ``folder`` the last part may be made.
+
+    Raises ``LabError`` when nothing can be put there.
+    """
     from iflab.host import LabError
 
+    if folder is not None and not folder.absolute().parent.is_dir():
+        raise LabError(
+            f"{folder} cannot be made: there is no folder {folder.parent}; make it first, or name another"
+        )
     folder = folder or _folder()
     path = folder / "iflab"
     program = f"{shlex.quote(sys.executable)} -c 'from iflab.cli import main; main()'"
@@ -32,6 +39,8 @@ def install(folder: Path | None) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         path.chmod(0o755)
+    except FileExistsError:
+        raise LabError(f"{folder} is no folder; name one with --dir DIR") from None
     except PermissionError:
         raise LabError(
             f"{folder} is not yours to write; run this as root, or give --dir DIR ('tshark -G folders' names folders)"

@@ -785,8 +785,8 @@ class Bridge(Device):
 def check_vids(ifp: Ifnet, vids: Iterable[int]) -> None:
     """Raise EINVAL, in the name of the bridge ``ifp``, for a VID that cannot be."""
     for vid in vids:
-        if not 1 <= vid <= 4094:
-            raise OSError(errno.EINVAL, f"{ifp.if_xname}: a VLAN is 1 to 4094, not {vid}")
+        if not isinstance(vid, int) or not 1 <= vid <= 4094:
+            raise OSError(errno.EINVAL, f"{ifp.if_xname}: a VLAN is 1 to 4094, not {vid!r}")
 
 
 # the commands of if_bridgevar.h

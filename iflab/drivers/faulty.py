@@ -113,11 +113,27 @@ class _Failure:
         self.times = times
 
 
+_NOT_OF_ONE_NIC = frozenset(
+    {
+        *("SIOCGIFCONF", "SIOCSIFRVNET", "SIOCIFCREATE", "SIOCIFCREATE2", "SIOCIFDESTROY", "SIOCIFGCLONERS"),
+        *("SIOCGIFGMEMB", "SIOCSVH", "SIOCGVH"),
+    }
+)
+"""``ifioctl`` carries them out before it looks for an interface."""
+
+_OF_ADDRESSES = frozenset(
+    f"SIOC{what}" for what in ("AIFADDR", "DIFADDR", "SIFADDR", "SIFBRDADDR", "SIFDSTADDR", "SIFNETMASK")
+)
+"""The protocols carry them out, or refuse them: they never go down."""
+
+
 def _check_ioctl(cmd: str | None) -> None:
     if cmd is None or cmd in TO_DRIVER:
         return
+    if not isinstance(cmd, str):
+        raise FaultError(f"{cmd!r} is no ioctl; write its name, as SIOCSIFMTU")
     there = ", ".join(sorted(TO_DRIVER - GENERIC_SET - GENERIC_GET))
-    if cmd in COMMANDS:
+    if cmd in COMMANDS | _NOT_OF_ONE_NIC | _OF_ADDRESSES:
         raise FaultError(
             f"{cmd} never comes to a driver, which could fail; those that do are {there} and others"
         )
@@ -135,7 +151,8 @@ class FailingIoctl(FaultyNic):
     def fail_ioctl(self, cmd: str | None, error: int, *, nth: int = 1, times: int | None = 1) -> None:
         """Let the ``nth`` ioctl ``cmd`` from now on (None: any) fail with ``error``, ``times`` in a row (None: for ever).
 
-        Raises ``FaultError`` for one that never comes to a driver.
+        Raises ``FaultError`` for one that never comes to a driver. What neither the interface layer nor
+        a protocol knows does come there: an ioctl of a driver's own may be named, too.
         """
         _check_ioctl(cmd)
         check_count("the nth ioctl to fail", nth)

@@ -84,14 +84,14 @@ class Expectations:
         """Wait for so many frames, and return them.
 
         ``at_least`` alone ends as soon as there are enough. An exact ``count`` and
-        ``at_most`` take all of ``within``: another one could still come.
+        ``at_most`` take all of ``within``: another one could still come. Raises
+        ``ValueError`` for numbers that cannot be.
         """
         __tracebackhide__ = True
         pattern = Pattern(what)
+        _check_counts(count, at_least, at_most)
         low = count if count is not None else at_least or 0
         high = count if count is not None else at_most
-        if count is None and at_least is None and at_most is None:
-            raise ValueError("expect_count needs count, at_least or at_most")
 
         found: list[Event] = []
 
@@ -111,12 +111,11 @@ class Expectations:
             if low
             else f"at most {high}"
         )
-        raise self._error(
-            place,
-            direction,
-            f"{len(found)} frames {pattern} within {within * self.scale:g} s, wanted {wanted}",
-            [pattern],
-        )
+        text = f"{len(found)} frames {pattern} within {within * self.scale:g} s, wanted {wanted}"
+        if len(found) >= low:
+            there = f"{text}; the last of them:" if len(found) > SHOWN else f"{text}:"
+            raise ExpectationError("\n".join([f"{_name(place)}: {there}", *self._lines(found)]))
+        raise self._error(place, direction, text, [pattern])
 
     def expect_order(
         self, place: Ifnet | Wire, *whats: Any, within: float = 1.0, direction: str = "both"
@@ -165,8 +164,8 @@ class Expectations:
         if direction not in ("in", "out", "both"):
             raise ValueError(f"direction is 'in', 'out' or 'both', not {direction!r}")
         _check_place(place, direction)
-        if not isinstance(within, Real) or not abs(within) < float("inf"):
-            raise ValueError(f"within is a number of seconds, not {within!r}")
+        if not isinstance(within, Real) or not 0 <= within < float("inf"):
+            raise ValueError(f"within is a number of seconds, not {within!r}; use 0 or more")
         deadline = time.monotonic() + within * self.scale
         since = self.start
         while True:
@@ -209,10 +208,7 @@ class Expectations:
             lines.append(
                 f"{len(events)} frames passed {there}" + (", the last:" if len(events) > SHOWN else ":")
             )
-            lines += [
-                f"  {event.time - self.began:9.6f} s  {event.src}  {_packet(event).summary()}"
-                for event in events[-SHOWN:]
-            ]
+            lines += self._lines(events)
         lost: dict[str, int] = {}
         for event in self.history.events(self.start):
             if event.kind == "lost":
@@ -225,6 +221,13 @@ class Expectations:
             lines.append(f"{self.history.forgotten} older frames are forgotten")
         return ExpectationError("\n".join(lines))
 
+    def _lines(self, events: list[Event]) -> list[str]:
+        """The last of these frames, a line each."""
+        return [
+            f"  {event.time - self.began:9.6f} s  {event.src}  {_packet(event).summary()}"
+            for event in events[-SHOWN:]
+        ]
+
 
 def _first(events: list[Event], pattern: Pattern) -> Event | None:
     return next((event for event in events if pattern.matches(event.octets)), None)
@@ -235,6 +238,19 @@ def _packet(event: Event) -> Packet:
     packet.time = event.time
     packet.sniffed_on = event.src
     return packet
+
+
+def _check_counts(count: int | None, at_least: int | None, at_most: int | None) -> None:
+    """Refuse numbers of frames that cannot be. Raises ``ValueError``."""
+    for name, value in (("count", count), ("at_least", at_least), ("at_most", at_most)):
+        if value is not None and (not isinstance(value, int) or value < 0):
+            raise ValueError(f"{name} is a whole number of frames, 0 or more, not {value!r}")
+    if count is None and at_least is None and at_most is None:
+        raise ValueError("expect_count needs count, at_least or at_most")
+    if count is not None and (at_least is not None or at_most is not None):
+        raise ValueError("expect_count takes count, or at_least and at_most, not both")
+    if at_least is not None and at_most is not None and at_least > at_most:
+        raise ValueError(f"at_least is {at_least} and at_most {at_most}; no number of frames is both")
 
 
 def _check_place(place: Ifnet | Wire, direction: str) -> None:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import scapy.layers.inet
 import scapy.layers.inet6  # noqa: F401 - without it IPv6 is Raw
 from scapy.base_classes import Gen
 from scapy.packet import NoPayload, Packet
+from scapy.volatile import RandField
 
 from iflab.bpf import Filter, FilterError, compile_filter
 from iflab.wire.frame import dissect
@@ -111,9 +113,22 @@ def _layers(packet: Packet) -> list[Packet]:
     return found
 
 
+@cache
+def _copied(kind: type[Packet]) -> dict[str, Any]:
+    """The fields that a packet of this kind has set before anybody did: scapy copies defaults that can be changed."""
+    return dict(kind().fields)
+
+
 def _chosen(layer: Packet) -> dict[str, Any]:
-    """The fields that somebody set; scapy sets empty lists itself."""
-    return {name: value for name, value in layer.fields.items() if value is not None and value != []}
+    """The fields that somebody set: not those that are as scapy copied them, nor empty lists."""
+    copied = _copied(layer.__class__)
+    return {
+        name: value
+        for name, value in layer.fields.items()
+        if value is not None
+        and value != []
+        and not (name in copied and (value == copied[name] or isinstance(value, RandField)))
+    }
 
 
 def _check_names(pattern: Packet) -> None:

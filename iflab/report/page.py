@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from importlib import resources
 from typing import Any
 
-from .ladder import Arrow, Ladder, build
+from .ladder import Arrow, Column, Ladder, build
 from .plots import draw
 from .recorder import check_libraries
 from .recording import Recording
@@ -27,6 +28,15 @@ __all__ = ["render"]
 
 ROW = 26
 """Height of a ladder's row, pixels."""
+
+LETTER = 9
+"""Width of a letter at the head of a ladder's column, pixels, wide letters and all; ..."""
+
+LINE = 17
+"""... and the height of a line there."""
+
+_PLACED = re.compile(r"\S.* line \d+: ")
+"""A failure that begins with its place."""
 
 
 def render(recording: Recording) -> str:
@@ -52,6 +62,7 @@ def render(recording: Recording) -> str:
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         date=datetime.fromtimestamp(recording.started).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z"),
+        placed=_PLACED.match(recording.about.failure) is not None,
         verdict={True: "held", False: "failed", None: "recorded"}[recording.about.held],
         figures=_figures(recording),
         outages=_outages(recording),
@@ -77,10 +88,23 @@ class _Geometry:
         columns = max(1, len(ladder.columns))
         self.pitch = max(11.0, min(180.0, 560 / columns)) if columns > 1 else 120.0
         self.width = round(self.pitch * columns)
-        self.upright = self.pitch < 90
-        """The names of the columns stand upright."""
-        longest = max((len(column.name) for column in ladder.columns), default=0)
-        self.head = min(118, 16 + 7 * longest) if self.upright else 30
+        room = int((self.pitch - 8) / LETTER)
+        names = [self.lines(column) for column in ladder.columns]
+        self.stacked = any(len(column.name) > room for column in ladder.columns)
+        """The names of the columns have two lines, that of the host and that of the NIC."""
+        self.upright = self.pitch < 90 and any(len(line) > room for lines in names for line in lines)
+        """They stand upright instead."""
+        if self.upright:
+            self.head = min(118, 16 + 7 * max(len(column.name) for column in ladder.columns))
+        elif self.stacked:  # a long one is broken once more
+            self.head = 12 + LINE * max(sum(-(-len(line) // room) for line in lines) for lines in names)
+        else:
+            self.head = 30
+
+    @staticmethod
+    def lines(column: Column) -> list[str]:
+        """The name of a column in lines: the host, the NIC."""
+        return column.name.split(":", 1)
 
     def x(self, column: int) -> float:
         """The middle of a column."""

@@ -183,7 +183,8 @@ class Station(Inbox):
         """Send and receive, as scapy's ``sr`` and ``srp``: ``(answered, unanswered)``.
 
         Frames that came before the question are no answers: they are thrown away.
-        Raises what ``send`` raises, unlike scapy, which would only log it.
+        Raises what ``send`` raises, unlike scapy, which would only log it, and ``TypeError`` for
+        what is no scapy packet: it alone knows its answer.
         """
         from scapy.sendrecv import sndrcv
 
@@ -230,7 +231,15 @@ class Station(Inbox):
     def _complete_all(self, packets: Any) -> Any:
         if isinstance(packets, Packet):
             return self._complete(packets)
-        return [self._complete(packet) for packet in packets]
+        octets = isinstance(packets, (bytes, bytearray, memoryview, str))
+        questions = list(packets) if isinstance(packets, Iterable) and not octets else [packets]
+        for packet in questions:
+            if not isinstance(packet, Packet):
+                raise TypeError(
+                    f"{self.name}: a question is a scapy packet, such as Ether(octets), or a list of them, "
+                    f"not {type(packet).__name__}"
+                )
+        return [self._complete(packet) for packet in questions]
 
 
 def _address(name: str, text: str) -> str:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import islice
 from numbers import Real
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from iflab.net.clock import Clock, Timer
 from iflab.net.errors import report
@@ -31,6 +31,9 @@ from iflab.net.packet import octets_of
 
 from .frame import Frame, load_scapy
 from .port import End, Flow, Plugged, Port, WireError
+
+if TYPE_CHECKING:
+    from iflab.net import Ifnet
 
 __all__ = [
     "HOOK",
@@ -219,8 +222,12 @@ class Wire:
 
     # plugs
 
-    def plug(self, port: Port) -> End:
-        """Plug a port in and return its end. Raises ``WireError`` when it does not fit; nothing is changed then."""
+    def plug(self, port: Port | Ifnet) -> End:
+        """Plug in a port, or a NIC by its ifnet, and return its end.
+
+        Raises ``WireError`` when it does not fit; nothing is changed then.
+        """
+        port = _plug_of(port)
         with self.clock.lock:
             if port.end is not None:
                 raise WireError(
@@ -799,3 +806,12 @@ def _answer(answer: Any, frame: Frame) -> list[Frame]:
             raise ValueError(f"a hook makes {HOOK_MOST} frames of one at most")
         return frames
     raise TypeError(f"a hook answers None, True, False, a frame or several, not {answer!r}")
+
+
+def _plug_of(thing: Port | Ifnet) -> Port:
+    """What is plugged in for a port or the ifnet of a NIC. Raises ``WireError`` for what has no plug."""
+    port: Any = getattr(thing, "if_softc", thing)
+    if not (hasattr(port, "receive") and hasattr(port, "end") and getattr(port, "has_plug", True)):
+        raise WireError(f"{thing!r} has no plug; use a NIC, a station, or an object with receive() and end")
+    found: Port = port
+    return found

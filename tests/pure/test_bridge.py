@@ -8,7 +8,7 @@ import pytest
 from iflab.bsd import ifconfig
 from iflab.drivers import ng_ether_attach
 from iflab.drivers.bpdu import decode, encode
-from iflab.drivers.bridge import Ifbreq
+from iflab.drivers.bridge import IFBIF, Ifbreq
 from iflab.drivers.fdb import ForwardingTable
 from iflab.drivers.rstp import Bpdu, BpduType, Role, State, Times, Vector
 from iflab.drivers.vlan import Vlanreq
@@ -438,6 +438,38 @@ def test_access_ports_of_one_vlan_see_each_other_only(world):
 
     assert (texts(b), texts(d)) == (["ten"], ["twenty"])
     assert (texts(a), texts(c)) == ([], [])
+
+
+def test_ports_are_named_by_number_or_name(world):
+    sw = switch(world, ports=4)
+    a, b, c = hosts(world, sw, 3)
+    sw.access("p0", 10)
+    sw.trunk("p1", 20, native=10)
+    sw.access("p2", 20)
+    sw.stp("p3", edge=True)
+
+    say(a, "ten", BROADCAST)
+
+    assert (texts(b), texts(c)) == (["ten"], [])
+    assert sw.member("p3") is sw.member(3)
+    assert sw.member("p3").flags & IFBIF.EDGE
+
+
+@pytest.mark.parametrize("vlans", [([10, 20],), ("10-20",), ("x",), (None,), (0,), (4095,)])
+def test_what_is_no_vlan_is_refused_in_one_line_and_changes_nothing(world, vlans):
+    sw = switch(world, ports=2)
+
+    for attempt in (
+        lambda: sw.trunk(0, *vlans),
+        lambda: sw.trunk(0, native=vlans[0] or 5000),
+        lambda: sw.access("p0", *vlans),
+    ):
+        with pytest.raises(OSError, match="bridge0: a VLAN is 1 to 4094, not ") as refused:
+            attempt()
+        assert refused.value.errno == errno.EINVAL
+
+    assert not sw.bridge.vlanfilter
+    assert (sw.member(0).untagged, sw.member(0).tagged) == (0, frozenset())
 
 
 def test_a_trunk_joins_switches_and_keeps_vlans_apart(world):

@@ -135,6 +135,14 @@ def test_ioctls_fail_as_often_as_said_or_until_mended():
 # stalls
 
 
+def test_an_ioctl_that_only_the_driver_knows_fails_too():
+    bench = Bench()
+    bench.nic.fail_ioctl("SIOCSPEED", errno.EIO)
+
+    assert code(bench.ioctl, "SIOCSPEED") == errno.EIO
+    assert bench.nic.struck == {"ioctl": 1}
+
+
 def test_a_stalled_transmitter_keeps_frames_queued_and_sends_them_later():
     bench = Bench()
     bench.nic.stall(1.0)
@@ -479,6 +487,9 @@ def test_what_strikes_is_in_the_record(tmp_path):
         (lambda nic: nic.fail_ioctl("X", -5), "no errno"),
         (lambda nic: nic.fail_ioctl("SIOCSIFMUT", 5), "did you mean SIOCSIFMTU"),
         (lambda nic: nic.fail_ioctl("SIOCSIFNAME", 5), "SIOCSIFNAME never comes to a driver"),
+        (lambda nic: nic.fail_ioctl("SIOCIFCREATE", 5), "SIOCIFCREATE never comes to a driver"),
+        (lambda nic: nic.fail_ioctl("SIOCAIFADDR", 5), "SIOCAIFADDR never comes to a driver"),
+        (lambda nic: nic.fail_ioctl(7, 5), "7 is no ioctl; write its name"),
         (lambda nic: nic.fail_ioctl("X", 5, nth=0), "1 or more"),
         (lambda nic: nic.stall(-1), "0 or more"),
         (lambda nic: nic.stall(1, after=-1), "0 or more"),

@@ -39,12 +39,26 @@ def test_wrong_values_name_the_parameter_and_its_type(tmp_path):
         mine.values({"cuont": "1"})
 
 
+def test_a_parameter_with_a_type_and_no_default_must_be_set(tmp_path):
+    mine = load(write(tmp_path, "def scenario(lab, n: int, wait: float = 0.5): ..."))
+
+    assert mine.values({"n": "5"}) == {"n": 5, "wait": 0.5}
+    assert [str(parameter) for parameter in mine.parameters.values()] == ["n=<int>", "wait=0.5"]
+    with pytest.raises(ScenarioError, match=r"09_mine\.py needs a value for n; write --set n=<int>$"):
+        mine.values({"wait": "1"})
+    with pytest.raises(ScenarioError, match=r"n='many' is no int; write --set n=<int>$"):
+        mine.values({"n": "many"})
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
         ("x = 1", "has no function scenario"),
         ("def scenario(): ...", "takes no lab"),
-        ("def scenario(lab, n): ...", "the parameter n has no default"),
+        ("def scenario(lab, n): ...", "parameter n has no default; give it one, or a type, as n: int, to be"),
+        ("def scenario(lab, n: bytes): ...", "the parameter n is no int, float, str or bool"),
+        ("def scenario(lab, *n: int): ...", "the parameter n has no default"),
+        ("def scenario(lab, **n: int): ...", "the parameter n has no default"),
         ("import nowhere_at_all", "does not load: ModuleNotFoundError"),
         ("x = 1\ndef scenario(lab)\n    pass", r"does not load: SyntaxError: expected ':' \(line 2\)$"),
         ("x = '\0'", "does not load: SyntaxError: source code string cannot contain null bytes$"),

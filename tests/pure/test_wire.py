@@ -105,6 +105,8 @@ def test_ports_may_be_named_wherever_a_wire_asks_for_one(cabled, clock):
     assert (a.texts, b.texts) == (["late"], [])
     cable.unplug("b")
     assert b.end is None
+    with pytest.raises(WireError, match="5 has no plug; use a NIC, a station"):
+        Cable(clock, "other").plug(5)
     with pytest.raises(WireError, match="c is not plugged into cable0; plugged in: a"):
         cable.cut("c")
 

@@ -1,5 +1,6 @@
 """The command line, run as a user runs it."""
 
+import inspect
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from iflab import Lab
+from iflab.cli.app import app
 from iflab.cli.errors import explain
 from iflab.control import LabBusy, find_labs
 
@@ -65,6 +67,38 @@ def test_an_assertion_that_fails_is_told_with_its_line(tmp_path):
 
     assert (done.returncode, well.returncode) == (1, 0)
     assert "wrong: FAILED at wrong.py line 3: assert n == 2" in done.stdout
+
+
+def test_what_a_scenario_must_be_told_is_told_with_set(tmp_path):
+    path = tmp_path / "scenarios" / "70_par.py"
+    path.parent.mkdir()
+    path.write_text('"""It has no default."""\ndef scenario(lab, n: int):\n    assert n == 5\n')
+
+    told, not_told = iflab("run", str(path), "--set", "n=5"), iflab("run", str(path))
+
+    assert told.returncode == 0, told.stderr
+    assert "--set n=5" in told.stdout
+    assert not_told.returncode == 2
+    assert not_told.stderr == "iflab: 70_par.py needs a value for n; write --set n=<int>\n"
+    assert "n=<int>" in iflab("list", cwd=tmp_path).stdout
+    assert {"n": None} in [
+        row["parameters"] for row in json.loads(iflab("list", "--json", cwd=tmp_path).stdout)
+    ]
+
+
+def test_python_runs_the_command_by_the_name_of_the_package():
+    by_name = subprocess.run([sys.executable, "-m", "iflab", "--version"], capture_output=True, text=True)
+    wrong = subprocess.run([sys.executable, "-m", "iflab", "run", "xyzzy"], capture_output=True, text=True)
+
+    assert by_name.stdout == iflab("--version").stdout
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("iflab: there is no scenario 'xyzzy'")
+
+
+def test_paragraphs_of_the_help_are_a_line_each_and_wrap_where_the_terminal_ends():
+    for command in app.registered_commands:
+        for paragraph in inspect.getdoc(command.callback).split("\n\n"):
+            assert "\n" not in paragraph, command.callback.__name__
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,13 @@ A namespace is held by processes and file descriptors alone, and those are looke
 """
 
 
+class NotSetUp(TapNic):
+    """A driver whose author forgot the class that it is derived from."""
+
+    def __init__(self):
+        self.sent = 0
+
+
 @pytest.mark.parametrize(
     ("attempt", "refusal", "words"),
     [
@@ -145,13 +152,62 @@ A namespace is held by processes and file descriptors alone, and those are looke
             "within is a number of seconds, not nan",
         ),
         (
+            lambda lab, nic, cable: lab.pair("192.0.2.3/24", 5),
+            LabError,
+            "5 is no address; write 192.0.2.1/24",
+        ),
+        (lambda lab, nic, cable: lab.wait_links("5"), LabError, "a timeout of '5' s cannot be"),
+        (lambda lab, nic, cable: lab.wait_ready("x"), LabError, "a timeout of 'x' s cannot be"),
+        (lambda lab, nic, cable: lab.wait_ready(-1), LabError, "a timeout of -1 s cannot be"),
+        (
+            lambda lab, nic, cable: lab.capture("/nowhere/x", filter=5),
+            TypeError,
+            "5 is no filter of a capture",
+        ),
+        (lambda lab, nic, cable: lab.capture("/nowhere/x", 5), TypeError, "5 is neither a NIC nor a wire"),
+        (
+            lambda lab, nic, cable: lab.hosts["alice"].route("2001:db8::/32", "192.0.2.2"),
+            LabError,
+            "2001:db8::/32 is IPv6 and 192.0.2.2 is not; give the route an IPv6 neighbour",
+        ),
+        (
+            lambda lab, nic, cable: lab.hosts["alice"].route("default6", "192.0.2.2"),
+            LabError,
+            "'default6' is no destination",
+        ),
+        (lambda lab, nic, cable: lab.hosts["alice"].route(5, "192.0.2.2"), LabError, "5 is no destination"),
+        (
+            lambda lab, nic, cable: lab.hosts["alice"].route("default", "fe80::1"),
+            LabError,
+            "fe80::1 may be on every link; name the NIC with it, as fe80::1%em0",
+        ),
+        (
+            lambda lab, nic, cable: lab.hosts["alice"].route("default", "fe80::1%em7"),
+            LabError,
+            "alice has no NIC em7; there are em0",
+        ),
+        (lambda lab, nic, cable: lab.hosts["alice"].address("inet"), LabError, "'inet' is no family"),
+        (lambda lab, nic, cable: lab.hosts["alice"].address(5), LabError, "5 is no family"),
+        (lambda lab, nic, cable: lab.hosts["alice"].nic("x", mac=b"12345"), LabError, "b'12345' is no MAC"),
+        (
+            lambda lab, nic, cable: lab.hosts["alice"].nic("x", driver=NotSetUp),
+            LabError,
+            r"the driver NotSetUp was not set up; its __init__ must call super\(\).__init__\(\) first",
+        ),
+        (lambda lab, nic, cable: lab.hosts["alice"].nic("x", driver=NotSetUp()), LabError, "was not set up"),
+        (
+            lambda lab, nic, cable: lab.hosts["alice"].ifconfig([["em0"]]),
+            CommandError,
+            r"\['em0'\] is no word",
+        ),
+        (
             lambda lab, nic, cable: lab.expect(nic, "icmp", within="1"),
             ValueError,
             "within is a number of seconds, not '1'",
         ),
     ],
 )
-def test_what_cannot_be_is_refused_by_its_name_and_nothing_changes(lab, attempt, refusal, words):
+def test_what_cannot_be_is_refused_by_its_name_and_nothing_changes(lab, attempt, refusal, words, caplog):
     alice, _, cable = lab.pair("192.0.2.1/24", "192.0.2.2/24")
     before = ip(alice, "link"), set(lab.hosts), set(lab.switches), cable.delay()
 
@@ -159,6 +215,7 @@ def test_what_cannot_be_is_refused_by_its_name_and_nothing_changes(lab, attempt,
         attempt(lab, alice.nics["em0"], cable)
 
     assert "\n" not in str(refused.value)
+    assert "Traceback" not in caplog.text
     assert (ip(alice, "link"), set(lab.hosts), set(lab.switches), cable.delay()) == before
     assert alice.ping("192.0.2.2").received == 1
 
@@ -408,7 +465,7 @@ def test_what_cannot_be_is_refused_in_one_line_and_leaves_nothing(lab):
         (lambda: lab.cable(other, other), WireError, "is plugged into"),
         (lambda: lab.cable(one, other, name="cable0"), LabError, "there is a wire cable0 already"),
         (lambda: lab.cable("em0", other), LabError, "has no NIC or wire 'em0'; there are alice:em0, cable0"),
-        (lambda: lab.cable("cable0", other), LabError, "cannot be plugged into a wire"),
+        (lambda: lab.cable("cable0", other), WireError, "cable0.* has no plug; use a NIC"),
         (lambda: lab.cable(one, other, delay=-1), WireError, "a delay of -1 s cannot be"),
         (lambda: Lab("no/slash"), LabError, "is no name for a lab"),
         (lambda: em0.if_transmit(b"short"), ValueError, "this one has 5"),
@@ -760,13 +817,41 @@ def test_settings_of_the_interface_layer_and_of_linux(lab):
     assert alice.run("cat /proc/sys/net/ipv4/tcp_congestion_control").stdout == "reno\n"
 
 
-def test_words_of_a_command_may_be_numbers(lab):
-    alice = lab.host("alice")
-    alice.nic("em0")
+def test_words_of_a_command_may_be_numbers_and_stand_in_a_list(lab):
+    alice, sw = lab.host("alice"), lab.switch("sw", ports=1)
+    alice.nic("em0", up=False)
 
     alice.ifconfig("em0", "mtu", 1400)
+    alice.ifconfig(["em0", "up", "descr", "up there"])
 
     assert "mtu 1400" in alice.run("ip link show em0").stdout
+    assert "description: up there" in alice.ifconfig(["em0"])
+    assert sw.ifconfig(["bridge0"]) == sw.ifconfig("bridge0")
+    with pytest.raises(CommandError, match="ifconfig: None is no word"):
+        sw.ifconfig(None)
+
+
+def test_a_nic_takes_its_mac_as_octets_too(lab):
+    alice, bob = lab.host("alice"), lab.host("bob")
+    em0 = alice.nic("em0", mac="02:00:00:00:00:77")
+
+    same = bob.nic("em0", mac=em0.lladdr)
+
+    assert same.lladdr == em0.lladdr
+    assert "02:00:00:00:00:77" in bob.run("ip link show em0").stdout
+
+
+def test_a_route_goes_through_a_link_local_neighbour_that_is_named_with_its_nic(lab):
+    alice, bob, _ = lab.pair("2001:db8::1/64", ["2001:db8::2/64", "fe80::2/64"])
+    bob.nic("em1", "2001:db8:1::1/64")
+    lab.wait_ready()
+
+    alice.route("2001:db8:1::/64", "fe80::2%em0")
+    alice.route("default", "fe80::2%em0")
+
+    assert "2001:db8:1::/64 via fe80::2 dev em0" in alice.run("ip -6 route").stdout
+    assert "default via fe80::2 dev em0" in alice.run("ip -6 route").stdout
+    assert alice.ping("2001:db8:1::1").received == 1
 
 
 def test_ready_is_waited_for_by_a_hosts_name(lab):
@@ -957,6 +1042,20 @@ def test_a_lab_is_not_closed_by_who_holds_its_lock(lab):
     assert said[0].startswith("closing the lab waits, and holds the lab's lock")
     assert not lab.closed
     lab.host("late")
+
+
+def test_a_nic_is_plugged_in_by_its_ifnet(lab):
+    alice, _, cable = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    em0 = alice.nics["em0"]
+    cable.unplug(em0)
+
+    assert cable.plug(em0) is em0.if_softc.end
+
+    lab.wait_links()
+    assert alice.ping("192.0.2.2").received == 1
+    alice.ifconfig("vlan0 create vlan 5 vlandev em0")
+    with pytest.raises(WireError, match=r"alice:vlan0.* has no plug; use a NIC"):
+        cable.plug(alice.nics["vlan0"])
 
 
 def test_a_wire_is_of_one_lab(lab):

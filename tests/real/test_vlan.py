@@ -70,11 +70,11 @@ def test_a_vlan_follows_mtu_and_link_as_linux_sees_them(lab):
 
 
 def test_a_pseudo_device_has_no_plug(lab):
-    from iflab import LabError
+    from iflab.wire import WireError
 
     alice, bob, _ = trunk(lab, 10)
 
-    with pytest.raises(LabError, match="cannot be plugged into a wire"):
+    with pytest.raises(WireError, match="has no plug; use a NIC"):
         lab.cable(alice.nics["vlan0"], bob.nic("em1"))
 
 

@@ -337,6 +337,24 @@ def test_wireshark_lists_the_nics_and_captures_on_them(lab, chatter, tmp_path):
     assert done.stdout.split() == ["8"] * 3, done.stderr
 
 
+def test_the_script_for_wireshark_goes_to_a_folder_whose_parent_is_there(tmp_path):
+    (tmp_path / "file").write_text("")
+
+    made = iflab("extcap", "--install", "--dir", str(tmp_path / "extcap"))
+    astray = iflab("extcap", "--install", "--dir", str(tmp_path / "no" / "such" / "extcap"))
+    file = iflab("extcap", "--install", "--dir", str(tmp_path / "file"))
+
+    assert made.stdout.strip() == str(tmp_path / "extcap" / "iflab")
+    assert (astray.returncode, file.returncode) == (2, 2)
+    assert (
+        f"extcap cannot be made: there is no folder {tmp_path / 'no' / 'such'}; make it first"
+        in astray.stderr
+    )
+    assert f"{tmp_path / 'file'} is no folder" in file.stderr
+    assert astray.stderr.count("\n") == file.stderr.count("\n") == 1
+    assert not (tmp_path / "no").exists()
+
+
 def test_wireshark_asks_whether_a_filter_is_right():
     good = iflab("extcap", "--extcap-interface", "iflab-1-x", "--extcap-capture-filter", "tcp port 80")
     bad = iflab("extcap", "--extcap-interface", "iflab-1-x", "--extcap-capture-filter", "tcp prot 80")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import os
 import re
 import shutil
@@ -22,7 +23,8 @@ from iflab.cli.errors import explain
 from iflab.faults import Corrupt, Duplicate, Loss
 from iflab.net.altq import TokenBucketRegulator
 from iflab.report import ReportError, recorder
-from iflab.report.ladder import build
+from iflab.report.ladder import Column, Ladder, build
+from iflab.report.page import LETTER, LINE, _Geometry
 from iflab.report.topology import lay_out
 from iflab.report.words import seconds
 from tests.linux_tools import PATIENCE, eventually, need, small_disk
@@ -258,6 +260,32 @@ def test_on_a_hub_every_receiver_is_shown(lab, tmp_path):
     assert path.read_text().count('class="from"') == 1
 
 
+@pytest.mark.parametrize("columns", [1, 2, 6, 7, 12, 40])
+@pytest.mark.parametrize("host", ["h", "office1", "a-name-of-forty-letters-which-is-longest"])
+def test_the_names_of_a_ladders_columns_have_room(columns, host):
+    names = [f"{host}:em0"] * columns
+    geometry = _Geometry(Ladder([Column(name, host) for name in names], [], 0, 0))
+
+    letters = (geometry.pitch - 8) // LETTER
+    if geometry.upright:
+        assert geometry.pitch < 90
+        assert geometry.head <= 118
+    elif geometry.stacked:  # broken, and high enough for it
+        assert geometry.head >= LINE * sum(math.ceil(len(line) / letters) for line in (host, "em0"))
+    else:
+        assert len(names[0]) <= letters
+
+
+def test_six_names_of_columns_are_upon_each_other_and_twelve_upright():
+    def head(columns, host):
+        return _Geometry(Ladder([Column(f"{host}:em0", host)] * columns, [], 0, 0))
+
+    assert (head(2, "office1").stacked, head(2, "office1").upright) == (False, False)
+    assert (head(6, "office1").stacked, head(6, "office1").upright) == (True, False)
+    assert (head(12, "h1").stacked, head(12, "h1").upright) == (True, False)
+    assert head(12, "office1").upright
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0.99961, "1.00 s"), (0.9994, "999 ms"), (0.00099961, "1 ms"), (0.000126, "126 µs"), (123.4, "123 s")],
@@ -300,9 +328,12 @@ def test_frames_it_cannot_keep_are_counted_and_the_account_stays_exact(lab, tmp_
 def test_an_exception_is_the_runs_failure(lab, tmp_path):
     path = tmp_path / "failed.html"
     with pytest.raises(RuntimeError, match="by purpose"), lab.report(path):
-        raise RuntimeError("failed by purpose")
+        raise RuntimeError("failed by purpose\n  and in two lines")
 
-    assert "RuntimeError: failed by purpose" in text_of(path.read_text())
+    page = path.read_text()
+    assert "Failed: RuntimeError: failed by purpose and in two lines" in text_of(page)  # no place is known
+    assert "failed by purpose\n  and in two lines</code>" in page
+    assert ".failure code { white-space: pre-wrap }" in page
 
 
 def test_a_failed_scenario_is_told_with_its_assertions(tmp_path):
@@ -318,7 +349,7 @@ def test_a_failed_scenario_is_told_with_its_assertions(tmp_path):
     assert done.returncode == 1
     assert json.loads(done.stdout)["held"] is False
     text = text_of(path.read_text())
-    assert "wrong.py line 4: assert 1 == 2" in text
+    assert "Failed at wrong.py line 4: assert 1 == 2" in text
     assert text.index("1 == 2") < text.index("3 == 3")
 
 

@@ -94,6 +94,11 @@ def test_count(lab, pair):
     alice.ping("192.0.2.2", count=2, interval=0.01)
     lab.expect_count(cable, ICMP(type=8), 3, within=0.1)
 
+def test_too_many(lab, pair):
+    alice, bob, cable = pair
+    alice.ping("192.0.2.2", count=3, interval=0.01)
+    lab.expect_count(cable, ICMP(type=8), at_most=2, within=0.1)
+
 def test_none(lab, pair):
     alice, bob, cable = pair
     alice.ping("192.0.2.2")
@@ -106,7 +111,7 @@ def test_lost(lab, pair):
     lab.expect("bob:em0", "arp", within=0.1, direction="in")
 """,
     )
-    done.assert_outcomes(failed=7)
+    done.assert_outcomes(failed=8)
     out = done.stdout.str()
     assert (
         "cable0: no frame IP(ttl=64, src=192.0.2.1, dst=192.0.2.9) / ICMP(type=echo-request) within 0.1 s"
@@ -120,6 +125,13 @@ def test_lost(lab, pair):
     )
     assert "passed there since" in out
     assert "2 frames ICMP(type=echo-request) within 0.1 s, wanted 3" in out
+    request = r"\n.* +(\d\.\d{6}) s  alice:em0  Ether / IP / ICMP 192.0.2.1 > 192.0.2.2 echo-request 0.*"
+    too_many = re.search(
+        rf"3 frames ICMP\(type=echo-request\) within 0.1 s, wanted at most 2:{request}{request}{request}\n",
+        out,
+    )
+    assert too_many
+    assert list(too_many.groups()) == sorted(too_many.groups())
     assert "there is a frame icmp, " in out
     assert re.search(r"lost meanwhile: cable0: hook \d+", out)
 

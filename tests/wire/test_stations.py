@@ -146,6 +146,22 @@ def test_a_question_from_nowhere_is_an_error_and_not_silence(cable):
             lonely.sr1(Ether() / ARP(pdst="192.0.2.2"), timeout=1, iface="eth0")
 
 
+@pytest.mark.parametrize("question", [bytes(60), "text", 5, None, [Ether(), bytes(60)]])
+def test_a_question_that_is_no_packet_is_refused_at_the_door(one, other, question):
+    with pytest.raises(
+        TypeError, match=r"one: a question is a scapy packet, such as Ether\(octets\), or a list"
+    ):
+        one.sr1(question, timeout=1)
+
+    assert (one.sent, other.received) == (0, 0)
+
+
+def test_questions_may_come_from_anything_that_has_packets(one, other):
+    answered, _ = one.sr((Ether() / ARP(pdst=f"192.0.2.{n}") for n in (2, 3)), timeout=0.1 * PATIENCE)
+
+    assert [question[ARP].pdst for question, _ in answered] == ["192.0.2.2"]
+
+
 def test_scapy_prints_nothing_and_keeps_its_settings(one, echo, capfd):
     before = conf.verb
 
