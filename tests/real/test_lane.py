@@ -146,6 +146,19 @@ def test_filter_and_mac_hold_for_the_next_frame(pair):
     assert em0.if_softc.filtered == filtered + 1
 
 
+def test_monitor_mode_holds_for_the_next_frame(pair):
+    alice, bob, _ = pair
+    assert remembers(alice)
+
+    bob.ifconfig("em0 monitor")
+    before = bob.nics["em0"].if_ipackets
+    assert alice.ping("192.0.2.2", count=3, interval=0.01, timeout=0.05).received == 0
+    assert bob.nics["em0"].if_ipackets == before + 3
+    bob.ifconfig("em0 -monitor")
+
+    assert alice.ping("192.0.2.2", count=3, interval=0.01).received == 3
+
+
 # through switches
 
 
@@ -255,6 +268,19 @@ def test_a_port_of_a_switch_that_says_busy_is_believed_without_a_call(switched, 
 
     port.if_drv_flags &= ~IFF.OACTIVE
     port.if_softc.if_start(port)
+    assert speak(3) == 3
+
+
+def test_a_port_in_monitor_mode_hands_nothing_on_from_the_next_frame(switched, speak):
+    _, _, left, right, _ = switched
+    assert speak(5) == 5
+
+    left.ifconfig("p0 monitor")
+    before = right[1].if_ipackets
+    assert speak(3, timeout=0.05) == 0
+    assert right[1].if_ipackets == before
+    left.ifconfig("p0 -monitor")
+
     assert speak(3) == 3
 
 
