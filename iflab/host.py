@@ -162,7 +162,7 @@ class Host:
         """
         self.lab.check_open()
         check_name(name)
-        interfaces = [self._interface(address) for address in addresses]
+        interfaces = [check_interface(address, self.name) for address in addresses]
         if not isinstance(mtu, int) or not 0 < mtu <= IF_MAXMTU:  # what is too small, the kernel says
             raise LabError(f"{name}: an MTU of {mtu!r} cannot be; use 1500 or the like, {IF_MAXMTU} at most")
         octets = self.lab.next_mac() if mac is None else _mac(mac)
@@ -196,17 +196,6 @@ class Host:
             self.stack.add_addresses(ifp, interfaces)
         if up:
             self.vnet.ioctl("SIOCSIFFLAGS", Ifreq(ifp.if_xname, ifr_flags=ifp.if_flags | IFF.UP))
-
-    def _interface(self, address: str) -> str:
-        try:
-            # A number would be an address, too; without its prefix one would be alone on its wire.
-            if not isinstance(address, str) or "/" not in address or "%" in address:
-                raise ValueError
-            return str(as_interface(address))
-        except ValueError:
-            raise LabError(
-                f"{address!r} is no address for {self.name}; write it with its prefix, as 192.0.2.1/24 or 2001:db8::1/64"
-            ) from None
 
     def _free(self, name: str) -> str:
         stem = name.rstrip("0123456789") or name
@@ -490,6 +479,19 @@ def _argv(cmd: str | Sequence[str]) -> list[str]:
     if not words or not all(isinstance(word, (str, bytes, os.PathLike)) for word in words):
         raise LabError(f"{cmd!r} is no command; write a text for the shell, or a list of texts")
     return words
+
+
+def check_interface(address: str, host: str) -> str:
+    """Read an address with its prefix, for a host of that name. Raises ``LabError`` for what is none."""
+    try:
+        # A number would be an address, too; without its prefix one would be alone on its wire.
+        if not isinstance(address, str) or "/" not in address or "%" in address:
+            raise ValueError
+        return str(as_interface(address))
+    except ValueError:
+        raise LabError(
+            f"{address!r} is no address for {host}; write it with its prefix, as 192.0.2.1/24 or 2001:db8::1/64"
+        ) from None
 
 
 def _check_address(address: str) -> str:

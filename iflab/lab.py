@@ -35,7 +35,7 @@ from iflab.drivers import Maker, TapNic, bpdu, load_devices
 from iflab.drivers.device import is_leaving
 from iflab.engine import Engine, ProcessWide
 from iflab.faults import Event, Faults, Record, Recorder, Schedule
-from iflab.host import Host, LabError, check_ports
+from iflab.host import Host, LabError, check_interface, check_ports
 from iflab.linux import (
     Keeper,
     Missing,
@@ -491,19 +491,28 @@ class Lab:
         names: tuple[str, str] = ("alice", "bob"),
         delay: float = 0.0,
     ) -> tuple[Host, Host, Cable]:
-        """Make two hosts with a NIC ``em0`` each, addressed and up, and the cable between them. Raises as ``Host.nic``."""
+        """Make two hosts with a NIC ``em0`` each, addressed and up, and the cable between them.
+
+        Raises as ``host``, ``Host.nic`` and ``cable``; for names and addresses that cannot be, neither host is made.
+        """
         if len(names) != 2:
             raise LabError(f"a pair has two names, not {names!r}")
-        for addresses in (one, other):
+        self.check_open()
+        wanted: dict[str, list[str]] = {}
+        for name, addresses in zip(names, (one, other), strict=True):
             if not isinstance(addresses, Iterable):
                 raise LabError(f"{addresses!r} is no address; write 192.0.2.1/24, or a list of such")
+            _check_name(name, "host")
+            each = (addresses,) if isinstance(addresses, str) else addresses
+            wanted[name] = [check_interface(address, name) for address in each]
+        if len(wanted) != 2:
+            raise LabError(f"a pair has two names, not {names!r}")
         # Of many it is made in one go: whoever lets go of the lock waits for the engine to be done with it.
         self._give_way()
         with self.lock if self._building else contextlib.nullcontext():
-            nics = []
-            for name, addresses in zip(names, (one, other), strict=True):
-                host = self.host(name)
-                nics.append(host.nic("em0", *((addresses,) if isinstance(addresses, str) else addresses)))
+            for name in wanted:
+                self._check_new(name)
+            nics = [self.host(name).nic("em0", *interfaces) for name, interfaces in wanted.items()]
             cable = self.cable(nics[0], nics[1], delay=delay)
         return self.hosts[names[0]], self.hosts[names[1]], cable
 

@@ -719,6 +719,22 @@ def test_a_closed_lab_says_so_whatever_is_asked_of_it(lab):
     lab.close()
 
 
+def test_of_a_pair_that_cannot_be_neither_host_is_made(lab):
+    lab.host("dave")
+
+    for wrong in (
+        lambda: lab.pair("192.0.2.1/24", "192.0.2.300/24"),
+        lambda: lab.pair("192.0.2.1/24", ["192.0.2.2/24", "192.0.2.3"]),
+        lambda: lab.pair("192.0.2.1/24", "192.0.2.2/24", names=("carol", "dave")),
+        lambda: lab.pair("192.0.2.1/24", "192.0.2.2/24", names=("carol", "carol")),
+        lambda: lab.pair("192.0.2.1/24", "192.0.2.2/24", names=("carol", "a b")),
+    ):
+        with pytest.raises(LabError):
+            wrong()
+
+    assert list(lab.hosts) == ["dave"]
+
+
 def test_what_was_watched_may_be_asked_for_when_the_lab_is_closed(lab):
     alice, _, cable = lab.pair("192.0.2.1/24", "192.0.2.2/24")
     lab.watch()
