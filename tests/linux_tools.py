@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from iflab import Host
-from iflab.linux import check
+from iflab.linux import check, in_user_namespace
 
 from .patience import PATIENCE
 
@@ -47,6 +47,10 @@ def new_name(old: str, new: str) -> str:
     """Shell words that give a device, up or not, a new name, also where Linux (before 6.2) wants it down for that."""
     words = f"ip link set {old} name {new}"
     return f"{{ {words} 2>/dev/null || {{ ip link set {old} down && {words} up; }}; }}"
+
+
+REAL_ROOT = os.geteuid() == 0 and not in_user_namespace()
+real_root = pytest.mark.skipif(not REAL_ROOT, reason="needs the machine's root")
 
 
 def need(program: str, package: str) -> None:

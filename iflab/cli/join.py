@@ -73,6 +73,7 @@ def exec_command(lab: str, host: str, command: list[str]) -> int:
         CLONE_NEWPID,
         CLONE_NEWUSER,
         CLONE_NEWUTS,
+        setgroups_does_nothing,
         setns,
     )
 
@@ -90,12 +91,24 @@ def exec_command(lab: str, host: str, command: list[str]) -> int:
         raise LabError(str(error)) from error
     here = os.getcwd()
     for kind, fd in zip(answer["namespaces"], fds, strict=True):
-        setns(fd, kinds[kind])
+        if kind == "user" and os.fstat(fd).st_ino == os.stat("/proc/self/ns/user").st_ino:
+            os.close(fd)  # nobody may enter the one that he is in
+            continue
+        try:
+            setns(fd, kinds[kind])
+        except OSError as error:
+            raise LabError(
+                f"{host} of {description['name']} cannot be entered from here ({kind} namespace: {error.strerror}); "
+                "be the user who runs the lab, outside of other namespaces"
+            ) from error
         os.close(fd)
         if kind == "user":
             for become in (os.setgid, os.setuid):
                 with contextlib.suppress(OSError):
                     become(0)
+    with contextlib.suppress(OSError):
+        if "user" in answer["namespaces"]:
+            setgroups_does_nothing()
     with contextlib.suppress(OSError):
         os.chdir(here)
     argv = command[command[:1] == ["--"] :] or [os.environ.get("SHELL", "/bin/sh")]

@@ -38,11 +38,13 @@ from .syscalls import (
     MS_PRIVATE,
     MS_REC,
     mount,
+    setgroups_does_nothing,
     sethostname,
     setns,
     umount,
     unshare,
 )
+from .userns import in_user_namespace
 
 __all__ = ["DEATH_PATIENCE", "Keeper", "interpreter"]
 
@@ -116,6 +118,7 @@ class Keeper:
             self._own_inode = own.inode
         self._own_ns = -1
         self._pid_ns = -1
+        self._user_ns = -1
         self._base_mnt = -1
         self._closed = False
         self._children: list[subprocess.Popen[Any]] = []
@@ -187,6 +190,10 @@ class Keeper:
             start_new_session=True,
         )
         self._pid_ns = os.open(f"/proc/{self._process.pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        if in_user_namespace():
+            self._user_ns = self._open_own("user")
+            with contextlib.suppress(OSError):  # then some programs do not run
+                setgroups_does_nothing()
 
     def _open_own(self, kind: str) -> int:
         return os.open(kind, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._own_ns)
@@ -253,9 +260,13 @@ class Keeper:
         return process
 
     def namespaces(self, netns: Netns, hostname: str = "host") -> dict[str, int]:
-        """File descriptors of the host's namespaces by kind, for another process to join; they stay the keeper's."""
+        """File descriptors of the host's namespaces by kind, for another process to join in that order.
+
+        They stay the keeper's. The user namespace is among them where the lab made one.
+        """
         places: _Places = self._do(lambda: self._enter(netns, hostname))
-        return {"pid": self._pid_ns, "mnt": places.mnt, "uts": places.uts, "net": netns.fileno()}
+        user = {"user": self._user_ns} if self._user_ns >= 0 else {}
+        return user | {"pid": self._pid_ns, "mnt": places.mnt, "uts": places.uts, "net": netns.fileno()}
 
     def close(self) -> None:
         """End every program, remove the paths, and wait until all is gone."""
@@ -278,7 +289,7 @@ class Keeper:
                 )
         self._jobs.put(None)
         self._thread.join()
-        fds = [self._own_ns, self._pid_ns, self._base_mnt]
+        fds = [self._own_ns, self._user_ns, self._pid_ns, self._base_mnt]
         fds += [fd for places in self._places.values() for fd in (places.mnt, places.uts)]
         self._places.clear()
         for fd in fds:

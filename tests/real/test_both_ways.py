@@ -16,7 +16,7 @@ from iflab.bsd import CommandError
 from iflab.linux import Netlink, Netns
 from iflab.net import IFF, Ifaliasreq, Ifreq, LinkState, UserBuffer, as_sockaddr
 
-from ..linux_tools import PATIENCE, eventually, ip, kernel_flags, link, new_name
+from ..linux_tools import PATIENCE, eventually, ip, kernel_flags, link, new_name, real_root
 
 
 @pytest.fixture
@@ -242,6 +242,8 @@ def test_a_move_that_cannot_be_is_refused_before_anything_is_lost(lab, alice, em
     carol.run("ip link add em0 type veth peer name x1", check=True)
     lab.switch("sw", ports=1)
     em0.if_addgroup("web")
+    lab.wait_ready()
+    eventually(lambda: "inet6 fe80::" in alice.run("ip addr show em0").stdout)
     before = alice.ifconfig("em0"), ip(alice, "addr"), alice.netstat("-r")
     events = []
     lab.kernel.rtsock.listen(events.append)
@@ -469,6 +471,7 @@ def test_what_the_kernel_refuses_is_an_errno_and_changes_neither_side(lab, alice
         lab.check()
 
 
+@real_root
 def test_ten_thousand_changes_while_the_engine_is_held(lab, alice):
     """More than the monitor can hold: all is read afresh, and nothing is lost but time."""
     nics = [alice.nic(f"n{number}") for number in range(20)]

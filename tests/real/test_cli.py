@@ -18,8 +18,8 @@ from iflab.cli.app import app
 from iflab.cli.errors import explain
 from iflab.control import LabBusy, find_labs
 
-from ..conftest import ROOT
-from ..linux_tools import PATIENCE, eventually, need
+from ..conftest import ROOT, interpreter_for_all
+from ..linux_tools import PATIENCE, eventually, need, real_root
 
 SCENARIOS = sorted((ROOT / "scenarios").glob("*.py"))
 IFLAB = [sys.executable, "-c", "from iflab.cli import main; main()"]
@@ -418,7 +418,7 @@ def test_what_exec_started_ends_with_the_lab(running):
     assert process.wait(timeout=10 * PATIENCE) == 137
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a stranger")
+@real_root
 def test_a_stranger_gets_nothing(open_place, monkeypatch):
     monkeypatch.setenv("IFLAB_RUN_DIR", str(open_place))
     with Lab() as lab:
@@ -488,6 +488,43 @@ def test_the_same_scenario_as_an_ordinary_user(ordinary_user, scenario, program)
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "held" in done.stdout
+
+
+def test_programs_that_give_up_rights_run_for_an_ordinary_user(ordinary_user):
+    """tcpdump sets its groups, which fails in a user namespace of one user; in hosts it does nothing."""
+    need("tcpdump", "tcpdump")
+    program = """
+import os, subprocess, sys
+from iflab import Lab
+tcpdump = ["tcpdump", "-Z", "root", "-nlti", "em0", "-c", "2", "icmp"]
+with Lab("groups") as lab:
+    alice, bob, _ = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    iflab = [sys.executable, "-c", "from iflab.cli import main; main()"]
+    options = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for start in (
+        lambda: alice.popen(tcpdump, **options),
+        lambda: subprocess.Popen([*iflab, "exec", "groups", "alice", *tcpdump], **options),
+    ):
+        watching = start()
+        for line in watching.stderr:
+            print(line, end="")
+            if "listening" in line:
+                break
+        print(alice.ping("192.0.2.2"))
+        print(watching.communicate(timeout=30)[0])
+    for number in range(5):
+        subprocess.run([*iflab, "exec", "groups", "bob", "true"], check=True)
+        if number == 0:  # bob's namespaces are open from now on
+            files = len(os.listdir("/proc/self/fd"))
+    print("files left open:", len(os.listdir("/proc/self/fd")) - files)
+"""
+    python = interpreter_for_all()
+
+    done = ordinary_user.run(python, "-c", program)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("192.0.2.1 > 192.0.2.2: ICMP echo request") == 2
+    assert "files left open: 0" in done.stdout
 
 
 def test_without_user_namespaces_the_remedy_is_named(monkeypatch):

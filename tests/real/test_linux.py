@@ -12,7 +12,7 @@ import pytest
 from iflab.linux import InvalidName, KernelRefused, Monitor, Netlink, Netns, Tap, TimerFd, sysctl
 from iflab.linux.ownproc import OwnProc
 
-from ..linux_tools import PATIENCE, eventually, open_files
+from ..linux_tools import PATIENCE, eventually, open_files, real_root
 
 
 @pytest.fixture
@@ -261,6 +261,7 @@ def test_of_several_notices_about_a_device_the_last_is_told(netns):
         monitor.close()
 
 
+@real_root
 def test_an_overflow_is_told(lab, netns):
     with Netns.create("home") as home:
         monitor = Monitor(home)

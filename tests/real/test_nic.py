@@ -11,7 +11,7 @@ from scapy.layers.l2 import Ether
 
 from iflab.net import IFF, Ifreq, LinkState
 
-from ..linux_tools import PATIENCE, eventually, ip, kernel_flags, link, need
+from ..linux_tools import PATIENCE, eventually, ip, kernel_flags, link, need, real_root
 
 
 @pytest.fixture
@@ -253,6 +253,7 @@ def test_a_move_takes_device_fd_and_cable_along(lab, alice_em0):
     )
 
 
+@real_root
 def test_lost_notices_cost_nothing_but_time(lab, alice_em0):
     alice, em0 = alice_em0
     lab._listener.monitor.set_buffer(4096)

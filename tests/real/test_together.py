@@ -19,7 +19,7 @@ from iflab.engine import Engine
 from iflab.linux import Batch, Netns, Tap, aio
 from iflab.net import Kernel
 
-from ..linux_tools import eventually, kernel_has, without_ipv6
+from ..linux_tools import eventually, kernel_has, real_root, without_ipv6
 from ..patience import PATIENCE
 
 FRAME = bytes(10) + b"\xff" * 6 + bytes(54)
@@ -115,6 +115,7 @@ def test_a_closed_file_takes_nothing(batch):
     assert batch.write(-1, [b"x", b"y"]) is None
 
 
+@real_root
 def test_a_lab_that_ends_gives_back_what_it_took():
     with Lab(control=False) as lab:
         alice, bob, _ = lab.pair("192.0.2.1/24", "192.0.2.2/24")
@@ -184,6 +185,7 @@ def flood(alice, bob):
 
 
 @pytest.mark.parametrize("how", ["together", "one by one", "refused"])
+@real_root
 def test_datagrams_arrive_once_in_order_and_counted(pair, monkeypatch, how):
     alice, bob, cable = pair
     em0 = bob.nics["em0"]
@@ -215,6 +217,7 @@ def test_datagrams_arrive_once_in_order_and_counted(pair, monkeypatch, how):
 
 
 @pytest.mark.parametrize("switches", [0, 1000], ids=["undisturbed", "disturbed"])
+@real_root
 def test_a_nic_that_is_disturbed_while_it_writes_does_so_together(pair, monkeypatch, switches):
     alice, bob, _ = pair
     looks = []

@@ -27,7 +27,7 @@ from iflab.report.ladder import Column, Ladder, build
 from iflab.report.page import LETTER, LINE, _Geometry
 from iflab.report.topology import lay_out
 from iflab.report.words import seconds
-from tests.linux_tools import PATIENCE, eventually, need, small_disk
+from tests.linux_tools import PATIENCE, eventually, need, real_root, small_disk
 
 ROOT = Path(__file__).parents[2]
 QUIET = (
@@ -379,6 +379,7 @@ def test_a_place_where_no_report_can_be(tmp_path):
         assert list(tmp_path.iterdir()) == []
 
 
+@real_root
 def test_what_is_there_and_no_file_is_written_to(lab, tmp_path):
     lab.pair("192.0.2.1/24", "192.0.2.2/24")
     with lab.report(tmp_path / "page.html") as made:

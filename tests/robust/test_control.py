@@ -17,7 +17,7 @@ import pytest
 from iflab import Lab, Missing, control
 from iflab.control import Client
 
-from ..linux_tools import PATIENCE, eventually, open_files
+from ..linux_tools import PATIENCE, eventually, open_files, real_root
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ print(set(answers))
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a stranger")
+@real_root
 def test_a_stranger_who_got_past_the_folder_is_turned_away_however_often(monkeypatch, tmp_path):
     place = tmp_path / "run"
     place.mkdir()

@@ -19,7 +19,7 @@ from iflab.linux import tap as tap_module
 from iflab.net import Ifreq
 
 from ..conftest import ROOT
-from ..linux_tools import PATIENCE, eventually, ip, open_files
+from ..linux_tools import PATIENCE, eventually, ip, open_files, real_root
 
 # the limit of open files
 
@@ -134,6 +134,7 @@ def test_a_tap_that_the_kernel_cannot_make_leaves_nothing(lab, monkeypatch, code
     assert set(bob.nics) == {"em0"}
 
 
+@real_root
 def test_a_tun_device_that_goes_away_while_a_lab_runs(lab, monkeypatch, tmp_path):
     alice, _, _ = lab.pair("192.0.2.1/24", "192.0.2.2/24")
     monkeypatch.setenv("IFLAB_TUN", str(tmp_path / "tun"))
@@ -145,6 +146,7 @@ def test_a_tun_device_that_goes_away_while_a_lab_runs(lab, monkeypatch, tmp_path
     assert alice.nic("em1").if_xname == "em1"
 
 
+@real_root
 def test_a_name_that_somebody_took_on_the_linux_side(lab):
     alice = lab.host("alice")
     alice.run("ip tuntap add em0 mode tap", check=True)
@@ -223,6 +225,7 @@ def test_messages_that_nobody_can_read_are_as_good_as_lost(lab, monkeypatch):
     assert sum(change.kind == "overflow" for change in changes) >= 5
 
 
+@real_root
 def test_an_overflow_is_counted_and_both_sides_agree_afterwards(lab):
     alice = lab.host("alice")
     em0 = alice.nic("em0", "192.0.2.1/24")

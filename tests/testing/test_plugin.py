@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -13,6 +12,7 @@ import pytest
 
 from iflab.testing.workers import asks_for_labs
 
+from ..conftest import interpreter_for_all
 from ..linux_tools import PATIENCE, eventually
 
 pytest_plugins = ["pytester"]
@@ -375,7 +375,7 @@ def test_it(lab, slow, number):
 
 def test_the_workers_of_an_ordinary_user_have_labs(ordinary_user):
     """Each begins in a user namespace; a project that speaks of no lab is left alone."""
-    python = _interpreter_for_all()
+    python = interpreter_for_all()
     (ordinary_user.place / "labs").mkdir()
     (ordinary_user.place / "labs" / "test_labs.py").write_text(
         """
@@ -403,19 +403,6 @@ def test_it(lab, number, tmp_path):
     assert "or set iflab_user_namespace = true" in done.stdout
     done = ordinary_user.run(*pytest_, "labs")  # in one process the first lab enters it
     assert "4 passed" in done.stdout, done.stdout + done.stderr
-
-
-def _interpreter_for_all():
-    """A Python of this version that every user may execute."""
-    for path in (os.path.realpath(sys.executable), "/usr/bin/python3"):
-        folders = Path(path).parents
-        if os.path.exists(path) and all(os.stat(folder).st_mode & 1 for folder in folders):
-            words = [path, "-c", "import sys; print(sys.version_info[:2])"]
-            if subprocess.run(words, capture_output=True, text=True).stdout.strip() == str(
-                sys.version_info[:2]
-            ):
-                return path
-    pytest.skip("no other user may execute this Python")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ..linux_tools import need
+from ..linux_tools import need, real_root
 from .script import VAGRANT, qemu
 
 PROVISION = VAGRANT / "provision.sh"
@@ -72,6 +72,7 @@ def test_help_names_every_option():
     assert set(re.findall(r"--\w+", done.stdout)) == {"--repo", "--venv"}
 
 
+@real_root
 def test_it_is_for_root_alone():
     need("setpriv", "util-linux")
     need("dpkg-query", "dpkg")
