@@ -52,7 +52,7 @@ class Transfer:
         self._done = threading.Event()
         self._error: BaseException | None = None
 
-    def _run(self, sock: socket.socket, address: tuple[str, int], idle: float) -> None:
+    def _run(self, sock: socket.socket, address: tuple[Any, ...], idle: float) -> None:
         began = time.monotonic()
         try:
             with sock:
@@ -219,6 +219,11 @@ class Host:
         with Netlink(self.netns) as netlink:
             netlink.route_add(destination, via=via.partition("%")[0], index=index)
 
+    def _sockaddr(self, address: str, port: int) -> tuple[Any, ...]:
+        """An address as sockets of this host take it: ``fe80::1%em0`` with the number of the NIC."""
+        plain, _, nic = address.partition("%")
+        return (plain, port, 0, self._netdev(nic)) if nic else (plain, port)
+
     def _netdev(self, name: str) -> int:
         """The number that the host's kernel has for a device."""
         with self.netns.entered():
@@ -289,6 +294,8 @@ class Host:
         EPERM for what would outlast the lab (``Lab.machine``).
         """
         self.lab.check_open()
+        if not isinstance(name, str):
+            raise ValueError(f"{name!r} is no name of a setting; write net.ipv4.ip_forward or the like")
         kernel = self.vnet.kernel
         if name not in kernel.vnet_settings and name not in [row.name for row in kernel.sysctl]:
             if value is not None and not set(re.split("[./]", name)) & self.nics.keys():
@@ -404,7 +411,8 @@ class Host:
             if not isinstance(seconds, Real) or not 0 <= seconds < float("inf"):
                 raise LabError(f"ping: {what} of {seconds!r} s cannot be; use 0 or more seconds")
         self.lab.check_may_wait(f"{self.name}.ping")
-        result = ping(self.socket, address, count, interval=interval, timeout=timeout, size=size)
+        to = self._sockaddr(address, 0)
+        result = ping(self.socket, address, to, count, interval=interval, timeout=timeout, size=size)
         self.lab.log(f"{self.name}: {result}")
         return result
 
@@ -423,7 +431,7 @@ class Host:
         listener = self.socket(family, socket.SOCK_STREAM)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((address, port))
+            listener.bind(self._sockaddr(address, port))
             listener.listen()
         except OSError as error:
             listener.close()
@@ -448,7 +456,7 @@ class Host:
         transfer = Transfer(f"{self.name}: download from {server.address}")
         threading.Thread(
             target=transfer._run,
-            args=(sock, (server.address, server.port), idle),
+            args=(sock, self._sockaddr(server.address, server.port), idle),
             name=f"{self.name}-fetch",
             daemon=True,
         ).start()

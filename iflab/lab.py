@@ -598,7 +598,7 @@ class Lab:
                 undo.callback(spares.close)
 
     def _nics(self) -> list[Any]:
-        return [ifp.if_softc for host in self.hosts.values() for ifp in host.vnet.ifnets()]
+        return [ifp.if_softc for host in tuple(self.hosts.values()) for ifp in host.vnet.ifnets()]
 
     def _plug_of(self, thing: Ifnet | Port | str) -> Port | Ifnet:
         """What ``thing`` names, which is of this lab."""

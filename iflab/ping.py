@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 __all__ = ["PingResult", "ping"]
 
@@ -63,19 +64,20 @@ class PingResult:
 def ping(
     make_socket: Callable[[int, int, int], socket.socket],
     address: str,
+    to: tuple[Any, ...],
     count: int,
     *,
     interval: float,
     timeout: float,
     size: int,
 ) -> PingResult:
-    """What ``Host.ping`` does, on a socket of the host that ``make_socket`` makes."""
+    """What ``Host.ping`` does, on a socket of the host that ``make_socket`` makes; ``to`` is the address for sockets."""
     v6 = ":" in address
     family, protocol = (
         (socket.AF_INET6, socket.IPPROTO_ICMPV6) if v6 else (socket.AF_INET, socket.IPPROTO_ICMP)
     )
     with make_socket(family, socket.SOCK_RAW, protocol) as sock:
-        pinger = _Pinger(sock, address, v6, size, timeout)
+        pinger = _Pinger(sock, to, v6, size, timeout)
         began = time.monotonic()
         for number in range(1, count + 1):
             pinger.send()
@@ -94,11 +96,11 @@ def ping(
 class _Pinger:
     """Echo requests on a raw socket, and which of them were answered in time."""
 
-    def __init__(self, sock: socket.socket, address: str, v6: bool, size: int, timeout: float) -> None:
+    def __init__(self, sock: socket.socket, to: tuple[Any, ...], v6: bool, size: int, timeout: float) -> None:
         self._sock = sock
         self._readable = select.poll()
         self._readable.register(sock, select.POLLIN)
-        self._to = (address, 0)
+        self._to = to
         self._v6 = v6
         self._data = bytes(size)
         self._timeout = timeout
@@ -119,16 +121,14 @@ class _Pinger:
         self._requests.append([now])
         sequence = number & 0xFFFF
         message = _echo_request(self._v6, self._identifier, sequence, self._data)
-        try:
+        while True:
             try:
                 self._sock.sendto(message, self._to)
-            except OSError:
-                if not self._take_errors():
-                    raise
-                self._sock.sendto(message, self._to)  # it was an earlier one's error
-        except OSError as error:
-            self.errors[error.strerror or str(error)] += 1
-            return
+                break
+            except OSError as error:
+                if not self._take_errors():  # else it may have been an earlier one's
+                    self.errors[error.strerror or str(error)] += 1
+                    return
         self._waiting.pop(sequence, None)
         self._waiting[sequence] = number
 

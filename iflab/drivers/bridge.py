@@ -485,6 +485,12 @@ class Bridge(Device):
         """Take a frame that came off a member's wire; return it when it is (also) for the member's own host."""
         if not self._running:
             return m
+        if self.ifp.if_flags & IFF.MONITOR:  # counted and seen, and no more
+            if self.ifp.if_bpf:
+                bpf_mtap(self.ifp, m, BpfSide.IN)
+            self.ifp.if_ipackets += 1
+            self.ifp.if_ibytes += len(m) - PKTHDR
+            return None
         if self._busy:
             self._defer(self._input_late, ifp, m)
             return None
@@ -637,6 +643,7 @@ class Bridge(Device):
             or not member.forwards
             or ifp.if_claims != _ONLY_BRIDGE
             or self.ifp.if_bpf
+            or self.ifp.if_flags & IFF.MONITOR
             or self._local_at(head[:6]) is not None
         ):
             return None

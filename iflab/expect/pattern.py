@@ -7,6 +7,7 @@ scapy packet.
 
 from __future__ import annotations
 
+import operator
 import os
 import re
 from collections.abc import Callable
@@ -127,8 +128,17 @@ def _chosen(layer: Packet) -> dict[str, Any]:
         for name, value in layer.fields.items()
         if value is not None
         and value != []
-        and not (name in copied and (value == copied[name] or isinstance(value, RandField)))
+        and not (
+            name in copied and (_is_copy(value, layer.default_fields[name]) or isinstance(value, RandField))
+        )
     }
+
+
+def _is_copy(value: Any, default: Any) -> bool:
+    """True for what scapy copied of a default: of a list it takes the very elements."""
+    if isinstance(value, list) and isinstance(default, list):
+        return len(value) == len(default) and all(map(operator.is_, value, default))
+    return bool(value == default)
 
 
 def _check_names(pattern: Packet) -> None:

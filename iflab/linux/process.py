@@ -8,7 +8,7 @@ namespace.
 
 All programs are started from one long-lived thread, which is inside the
 namespaces of the host at that moment. A host has its own network, mount (for
-``/sys``, ``/proc`` and ``/etc/resolv.conf``) and UTS (for its name) namespace. No Python code runs in a
+``/sys``, ``/proc`` and ``/etc``) and UTS (for its name) namespace. No Python code runs in a
 child: only the interpreter's own fork and exec.
 """
 
@@ -86,18 +86,42 @@ def _state(pid: int) -> str:
     return "gone"
 
 
-def _mount_own_resolver() -> None:
-    """Give this mount namespace an ``/etc/resolv.conf`` of its own, empty.
+def _mount_own_etc() -> None:
+    """Give this mount namespace an ``/etc`` of its own: the machine's, in which no name server is told.
 
-    The machine's name servers are out of a host's reach: whoever asked them would wait in vain.
+    The machine's name servers are out of a host's reach: whoever asked them would wait in vain. What is
+    written there stays in the host. Where the kernel has no overlayfs for us, only ``resolv.conf`` is
+    the host's own, and that only if it is a plain file. Raises ``OSError``.
     """
     mount("tmpfs", "/sys", "tmpfs")  # any folder will do, for a moment
     try:
-        with open("/sys/resolv.conf", "w"):
-            pass
-        mount("/sys/resolv.conf", "/etc/resolv.conf", None, MS_BIND)
+        for name in ("etc", "work"):
+            os.mkdir(f"/sys/{name}", 0o755)
+        before = os.stat("/etc").st_dev
+        try:
+            _overlay("lowerdir=/etc,upperdir=/sys/etc,workdir=/sys/work")
+        except OSError:
+            if os.path.isfile("/etc/resolv.conf") and not os.path.islink("/etc/resolv.conf"):
+                with open("/sys/resolv.conf", "w"):
+                    pass
+                mount("/sys/resolv.conf", "/etc/resolv.conf", None, MS_BIND)
+            return
     finally:
         umount("/sys")
+    if os.stat("/etc").st_dev != before:  # else it would be the machine's
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink("/etc/resolv.conf")
+        with open("/etc/resolv.conf", "w"):
+            pass
+
+
+def _overlay(options: str) -> None:
+    try:
+        mount(
+            "overlay", "/etc", "overlay", options=f"{options},userxattr"
+        )  # for an ordinary user, Linux 5.11
+    except OSError:
+        mount("overlay", "/etc", "overlay", options=options)
 
 
 @dataclass(slots=True)
@@ -221,8 +245,8 @@ class Keeper:
             unshare(CLONE_NEWNS | CLONE_NEWUTS)
             setns(netns.fileno(), CLONE_NEWNET)
             if netns.inode != self._own_inode:
-                with contextlib.suppress(OSError):  # where there is none, nobody is asked either
-                    _mount_own_resolver()
+                with contextlib.suppress(OSError):
+                    _mount_own_etc()
             with contextlib.suppress(OSError):
                 mount("sysfs", "/sys", "sysfs")
             sethostname(hostname)

@@ -66,11 +66,15 @@ def setns(fd: int, kind: int) -> None:
     checked(_libc.setns(fd, kind), "setns")
 
 
-def mount(source: str, target: str, kind: str | None, flags: int = 0) -> None:
+def mount(source: str, target: str, kind: str | None, flags: int = 0, options: str | None = None) -> None:
     """Mount ``source`` on ``target`` (mount(2)). Raises ``OSError``."""
     checked(
         _libc.mount(
-            source.encode(), target.encode(), kind.encode() if kind else None, ctypes.c_ulong(flags), None
+            source.encode(),
+            target.encode(),
+            kind.encode() if kind else None,
+            ctypes.c_ulong(flags),
+            options.encode() if options else None,
         ),
         f"mount {target}",
     )

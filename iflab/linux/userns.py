@@ -8,7 +8,6 @@ from then on.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 
@@ -24,6 +23,9 @@ __all__ = [
     "run_inside",
     "thread_count",
 ]
+
+WHY_NOT = "IFLAB_NO_USER_NAMESPACE"
+"""A variable of the environment: why a program that was to begin in a user namespace could not."""
 
 CAP_NET_ADMIN = 12
 CAP_SYS_ADMIN = 21
@@ -68,9 +70,11 @@ def ensure_privileges() -> None:
 
 def run_inside(argv: list[str]) -> None:
     """Become another program, which has the privileges if that can be; its network is still the machine's."""
-    if not _privileged():
-        with contextlib.suppress(Missing):  # a lab will say why there is none
+    try:
+        if not _privileged():
             _enter(CLONE_NEWUSER)
+    except Missing as error:
+        os.environ[WHY_NOT] = str(error)  # what comes to be may have threads before it asks
     os.execv(argv[0], argv)
 
 
@@ -79,9 +83,11 @@ def _privileged() -> bool:
 
 
 def _enter(namespaces: int) -> None:
-    """Enter a new user namespace and others that it owns, and be its root. Raises ``Missing``."""
+    """Enter a new user namespace and others that it owns, and be its root. Raises ``Missing``; nothing has changed then."""
     count = thread_count()
     if count > 1:
+        if WHY_NOT in os.environ:
+            raise Missing(os.environ[WHY_NOT])
         known = [thread.name for thread in threading.enumerate()]
         names = ", ".join([*known, *(["some of a library"] if len(known) < count else [])])
         raise Missing(
@@ -89,11 +95,29 @@ def _enter(namespaces: int) -> None:
             f"(there are {count}: {names}); "
             "call iflab.linux.ensure_privileges() first thing in the program, or run it under 'unshare -Ur'"
         )
+    if error := _tried_by_a_child(namespaces):
+        raise Missing(f"user namespaces are not to be had ({os.strerror(error)}); {_remedy()}")
+    _unshare_as_root(namespaces)
+
+
+def _tried_by_a_child(namespaces: int) -> int:
+    """The errno that it gives; 0 when it works. Some kernels refuse in the middle, and there is no way back then."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            _unshare_as_root(namespaces)
+            status = 0
+        except OSError as error:
+            status = error.errno or 1
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _unshare_as_root(namespaces: int) -> None:
     uid, gid = os.geteuid(), os.getegid()
-    try:
-        unshare(namespaces)
-    except OSError as error:
-        raise Missing(f"user namespaces are not to be had ({error.strerror}); {_remedy()}") from error
+    unshare(namespaces)
     for path, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
         with open(f"/proc/self/{path}", "w") as file:
             file.write(text)

@@ -202,10 +202,12 @@ def if_detach_internal(ifp: Ifnet, vmove: bool) -> None:
         kernel.taskqueue_swi.drain(ifp.if_linktask)
     with _to_its_end(ifp, "if_down"):
         if_down(ifp)
-    if ifp.if_snd.altq_is_enabled():
-        ifp.if_snd.altq_disable()
-    if ifp.if_snd.altq_disc is not None:
-        ifp.if_snd.altq_detach()
+    with _to_its_end(ifp, "altq_disable"):
+        if ifp.if_snd.altq_is_enabled():
+            ifp.if_snd.altq_disable()
+    with _to_its_end(ifp, "altq_detach"):
+        if ifp.if_snd.altq_disc is not None:
+            ifp.if_snd.altq_detach()
     if_purgeaddrs(ifp)
     stack = vnet.stack
     with _to_its_end(ifp, "in_ifdetach"):

@@ -6,7 +6,7 @@ lets it go on, changed or not::
 
       to the protocols                  from the protocols
             ^                                  |
-          vlan  (tagged, for a child)        lagg   (a port has no protocols of its own)
+          vlan  (tagged, for a child)        lagg   (a port has no protocols of its own; in monitor mode none)
             ^                                  v
           carp  (virtual MAC, protocol 112)  bridge (and then nobody else)
             ^                                  v
@@ -101,6 +101,8 @@ def ether_demux_local(ifp: Ifnet, m: Mbuf) -> Mbuf | None:
 
 def ether_output(ifp: Ifnet, m: Mbuf) -> int:
     """Offer a frame from the protocols to those who claim ``ifp``, and transmit what is left; return an errno."""
+    if ifp.if_flags & IFF.MONITOR:
+        return errno.ENETDOWN
     hooks = ifp.kernel.hooks
     if ifp.if_lagg is not None and ifp.if_type == IFT.IEEE8023ADLAG:
         return errno.ENETDOWN  # lagg_port_output

@@ -152,9 +152,11 @@ class Ifqueue:
     def altq_disable(self) -> None:
         """Throw the discipline's frames away and go on without it (called at 852)."""
         if self._discipline is not None:
-            self.ifq_flushed += self._discipline.purge()
-            self._discipline = None
-            self._tell()
+            discipline, self._discipline = self._discipline, None
+            try:
+                self.ifq_flushed += discipline.purge()
+            finally:
+                self._tell()
 
     def altq_detach(self) -> None:
         """Take the discipline out (called at 854). Raises EBUSY while it is enabled, ENXIO when there is none."""

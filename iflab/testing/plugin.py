@@ -164,8 +164,11 @@ def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
 def _signal(error: BaseException | None) -> int:
     """The exit status of a signal that ended a program with a lab; 0 for what is none."""
     errors = sys.modules.get("iflab.net.errors")
-    ended = errors is not None and isinstance(error, errors.Terminated)
-    return int(error.code) if ended and isinstance(error, SystemExit) and error.code else 0
+    while errors is not None and error is not None:
+        if isinstance(error, errors.Terminated) and isinstance(error.code, int):
+            return error.code
+        error = error.__cause__ or error.__context__  # something failed because of it
+    return 0
 
 
 @pytest.hookimpl(trylast=True)
@@ -218,12 +221,16 @@ def lab(request: pytest.FixtureRequest, iflab_params: dict[str, Any], tmp_path: 
     except Missing as error:
         if config.getoption("--iflab-require"):
             raise
-        if hasattr(config, "workerinput") and os.geteuid():
+        text = str(error)
+    else:
+        text = ""
+    if text:
+        if hasattr(config, "workerinput") and os.geteuid() and "IFLAB_NO_USER_NAMESPACE" not in os.environ:
             pytest.fail(
-                f"no lab runs in this worker of xdist: {error}; or set iflab_user_namespace = true in pytest's settings",
+                f"no lab runs in this worker of xdist: {text}; or set iflab_user_namespace = true in pytest's settings",
                 pytrace=False,
             )
-        pytest.skip(f"no lab runs here: {error}")
+        pytest.skip(f"no lab runs here: {text}")
     with fresh:
         fresh.patience = config.getoption("--iflab-slow")
         kept = _Kept(

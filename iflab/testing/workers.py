@@ -2,8 +2,9 @@
 
 An ordinary user's lab needs one, Linux lets no process with threads enter one, and a
 worker has threads before its first test. So it is started by a small program that
-enters the namespace and then becomes the worker. Its user is called root from then on,
-with no more rights than before; the machine's network stays until the first lab begins.
+enters the namespace and then becomes the worker. Its user is called root from then on, and
+has root's rights over her own files and processes, and no others; the machine's network
+stays until the first lab begins.
 """
 
 from __future__ import annotations
@@ -21,8 +22,11 @@ __all__ = ["asks_for_labs", "begin_inside"]
 
 _PACKAGE = str(Path(__file__).parents[2])
 _PROGRAM = (
-    "import sys; sys.path.append(sys.argv[1]); from iflab.linux import run_inside; "
-    "run_inside([sys.executable, *sys.argv[2:]])"
+    "import os, sys\n"
+    "sys.path.append(sys.argv[1])\n"
+    "try:\n    from iflab.linux import run_inside as become\n"
+    "except Exception:\n    become = lambda argv: os.execv(argv[0], argv)\n"  # a Python that has it not
+    "become([sys.executable, *sys.argv[2:]])"
 )
 
 _LAB = re.compile(rb"\biflab\b|\bdef \w+\([^)]*\blab\b")
@@ -55,8 +59,17 @@ def _tests(args: Iterable[str]) -> Iterator[Path]:
             yield from (path, path.parent / "conftest.py")
             continue
         for folder, folders, names in os.walk(path):
-            folders[:] = sorted(name for name in folders if name[0] not in "._" and name != "venv")
+            folders[:] = sorted(
+                name for name in folders if name[0] not in "._" and not _is_environment(folder, name)
+            )
             yield from (Path(folder, name) for name in sorted(names) if name.endswith(".py"))
+
+
+def _is_environment(folder: str, name: str) -> bool:
+    """True for a folder with somebody else's packages."""
+    return name == "node_modules" or any(
+        os.path.exists(os.path.join(folder, name, mark)) for mark in ("pyvenv.cfg", "conda-meta")
+    )
 
 
 def _octets(path: Path) -> bytes:

@@ -287,12 +287,16 @@ class Wire:
 
     def _end(self, which: Plugged) -> End:
         which = getattr(which, "if_softc", which)
-        for port, end in self.ends.items():
-            if port is which or port.name == which:
-                return end
+        found = [end for port, end in self.ends.items() if port is which or port.name == which]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise WireError(
+                f"{self.name} has {len(found)} ports called {which}; give the one that is meant itself"
+            )
         plugged = ", ".join(port.name for port in self.ends) or "nothing"
         raise WireError(
-            f"{getattr(which, 'name', which)} is not plugged into {self.name}; plugged in: {plugged}"
+            f"{getattr(which, 'name', which) or repr(which)} is not plugged into {self.name}; plugged in: {plugged}"
         )
 
     def _port(self, which: Plugged | None) -> Port | None:

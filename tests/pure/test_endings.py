@@ -23,6 +23,7 @@ from iflab.net import (
     ether_resolvemulti,
     mbuf,
 )
+from iflab.net.altq import Priority
 from iflab.net.linkroute import link_init_sdl
 from iflab.net.rtsock import Announcement
 from iflab.net.sockaddr import SDL_SIZE, link_alloc_sdl
@@ -117,6 +118,25 @@ def test_a_detach_comes_to_its_end_whatever_the_driver_does(entry, caplog):
     assert not vnet.lists(ifp)
     assert f"{entry} of " in caplog.text
     assert "RuntimeError: mine" in caplog.text
+
+
+def test_a_detach_comes_to_its_end_whatever_a_discipline_does(caplog):
+    class Failing(Priority):
+        def purge(self):
+            raise RuntimeError("mine")
+
+    kernel = Kernel()
+    vnet = kernel.vnet_alloc("v")
+    ifp = attached(vnet)
+    ifp.if_snd.altq_attach(Failing())
+    ifp.if_snd.altq_enable()
+
+    ifp.if_detach()
+    ifp.if_free()
+
+    assert not vnet.lists(ifp)
+    assert (ifp.if_snd.altq_disc, kernel.live()["ifnet"]) == (None, 0)
+    assert "altq_disable failed" in caplog.text
 
 
 def test_a_panic_is_no_failure_to_pass_over():

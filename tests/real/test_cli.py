@@ -539,6 +539,16 @@ def test_without_user_namespaces_the_remedy_is_named(monkeypatch):
     monkeypatch.setattr(userns, "unshare", refuse)
     with pytest.raises(Missing, match=r"user namespaces are not to be had \(Operation not permitted\); "):
         userns.ensure_privileges()
+    monkeypatch.setattr(
+        userns, "unshare", lambda flags: None
+    )  # and then no map may be written: AppArmor's way
+    monkeypatch.setattr(userns, "_unshare_as_root", lambda flags: refuse(flags))
+    with pytest.raises(Missing, match=r"user namespaces are not to be had \(Operation not permitted\); "):
+        userns.ensure_privileges()
     monkeypatch.setattr(userns, "thread_count", lambda: 2)
+    monkeypatch.setenv(userns.WHY_NOT, "user namespaces are switched off")
+    with pytest.raises(Missing, match="user namespaces are switched off"):
+        userns.ensure_privileges()
+    monkeypatch.delenv(userns.WHY_NOT)
     with pytest.raises(Missing, match=re.escape("call iflab.linux.ensure_privileges() first thing")):
         userns.ensure_privileges()

@@ -5,6 +5,7 @@ import errno
 import gc
 import itertools
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -774,6 +775,8 @@ def routed(lab):
         )
     for setting in ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"):
         assert router.sysctl(setting, 1) == "1"
+    for setting in ("net.ipv4.icmp_ratelimit", "net.ipv6.icmp.ratelimit"):  # it says all that it has to
+        assert router.sysctl(setting, 0) == "0"
     return alice, router, bob
 
 
@@ -795,10 +798,23 @@ def test_a_ping_tells_why_nothing_came(routed, there, nobody, elsewhere, via):
     assert (no_way_back.received, no_way_back.errors) == (0, {})
     bob.route("default", "198.51.100.254" if "." in via else "2001:db8:1::fe")
     assert alice.ping(there, 2, interval=0.01).errors == {}
-    # Linux says such things to one host a few times a second at most.
-    assert list(alice.ping(elsewhere, timeout=0.5).errors) == [f"Network is unreachable (says {via})"]
+    assert list(alice.ping(elsewhere, timeout=PATIENCE).errors) == [f"Network is unreachable (says {via})"]
     assert list(alice.ping(nobody, timeout=4 * PATIENCE).errors) == [f"No route to host (says {via})"]
     assert alice.ping(there).received == 1
+
+
+def test_link_local_neighbours_are_pinged_and_served_by_their_nic(lab):
+    alice, bob, _ = lab.pair("192.0.2.1/24", "192.0.2.2/24")
+    lab.wait_ready()
+    theirs = eventually(lambda: re.search(r"inet6 (fe80::[0-9a-f:]+)/", bob.run("ip addr show em0").stdout))[
+        1
+    ]
+
+    assert eventually(lambda: alice.ping(f"{theirs}%em0").received)
+    server = bob.serve(1000, address=f"{theirs}%em0")
+    assert alice.fetch(server).wait(20 * PATIENCE) == 1000
+    with pytest.raises(LabError, match="alice has no NIC em7; there are em0"):
+        alice.ping(f"{theirs}%em7")
 
 
 def test_of_many_pings_each_has_its_own_errors(routed):
@@ -807,7 +823,7 @@ def test_of_many_pings_each_has_its_own_errors(routed):
     found = {}
     pings = [
         threading.Thread(
-            target=lambda to=to: found.__setitem__(to, alice.ping(to, 3, interval=0.02, timeout=0.5))
+            target=lambda to=to: found.__setitem__(to, alice.ping(to, 3, interval=0.02, timeout=PATIENCE))
         )
         for to in ("203.0.113.1", "192.0.2.254")
     ]

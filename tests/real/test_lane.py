@@ -280,6 +280,12 @@ def test_a_port_in_monitor_mode_hands_nothing_on_from_the_next_frame(switched, s
     assert speak(3, timeout=0.05) == 0
     assert right[1].if_ipackets == before
     left.ifconfig("p0 -monitor")
+    assert speak(3) == 3
+    left.ifconfig("bridge0 monitor")
+    before, counted = right[1].if_ipackets, left.ifp.if_ipackets
+    assert speak(3, timeout=0.05) == 0
+    assert (right[1].if_ipackets, left.ifp.if_ipackets) == (before, counted + 3)
+    left.ifconfig("bridge0 -monitor")
 
     assert speak(3) == 3
 

@@ -381,6 +381,9 @@ def test_monitor_mode_counts_and_lets_listeners_see_and_the_host_hears_nothing(l
         assert bob.ping("192.0.2.1", timeout=0.2).received == 0
         assert len(sniffer.packets()) == 1
     assert em0.if_ipackets > before
+    sent = em0.if_opackets
+    assert alice.ping("192.0.2.2", timeout=0.2).received == 0
+    assert em0.if_opackets == sent  # nothing goes out either
     assert "MONITOR" in alice.ifconfig("em0")
     alice.ifconfig("em0 -monitor")
 

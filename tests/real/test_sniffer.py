@@ -14,7 +14,7 @@ from scapy.sendrecv import AsyncSniffer
 from iflab import LabError
 from iflab.bpf import FilterError, Sniffer, compile_filter, filters
 from iflab.net import Ifreq
-from tests.linux_tools import PATIENCE, eventually, kernel_flags, need
+from tests.linux_tools import PATIENCE, eventually, kernel_flags, need, real_root
 
 
 @pytest.fixture
@@ -89,6 +89,7 @@ def test_promisc_opens_the_filter_as_long_as_it_listens(lab):
     eventually(lambda: "PROMISC" not in kernel_flags(alice, "em0"))
 
 
+@real_root  # tcpdump gives up rights, which outside of hosts fails in a user namespace
 def test_expressions_mean_what_tcpdump_means(lab, pair, tmp_path):
     need("tcpdump", "tcpdump")
     alice, bob, cable = pair

@@ -124,7 +124,7 @@ def test_groups_and_modes_of_the_top_open_every_filter_below(told, monkeypatch, 
     for name in below:
         eventually(lambda name=name: "ALLMULTI" not in kernel_flags(alice, name))
     sniffer = alice.popen(
-        ["tcpdump", "-Z", "root", "-ni", "vlan0", "-w", "/dev/null"], stderr=subprocess.DEVNULL
+        ["tcpdump", "-Z", "root", "-ni", "vlan0"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     for name in below:
         eventually(lambda name=name: "PROMISC" in kernel_flags(alice, name))

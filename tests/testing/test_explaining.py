@@ -60,6 +60,11 @@ def test_patterns_that_fit(pattern, octets):
     assert Pattern(pattern).matches(octets)
 
 
+def test_what_is_set_counts_also_when_it_is_as_scapy_would_have_it():
+    assert not Pattern(DNS(qd=DNSQR(qname="www.example.com"))).matches(ANSWER)
+    assert not Pattern(IP(ttl=64)).matches(bytes(Ether() / IP(ttl=63)))
+
+
 def test_a_name_where_no_names_are_known_is_refused(monkeypatch):
     """As of a port on a machine without ``/etc/services``: scapy takes it, and no frame would ever have it."""
     field = TCP().get_field("dport")

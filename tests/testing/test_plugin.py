@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -337,6 +338,7 @@ def test_it_is_expected(lab, pair):
 @pytest.mark.parametrize("where", ["test", "fixture"])
 def test_a_signal_ends_the_run_and_takes_the_lab_down(pytester, tmp_path, number, status, where):
     ready = tmp_path / "ready"
+    nap = f"62.{os.getpid()}{int(number)}{len(where)}"  # not another test's
     pytester.makepyfile(
         f"""
 import os, time, pytest
@@ -347,7 +349,7 @@ def slow(lab):
         stay(lab)
 
 def stay(lab):
-    lab.host("alice").popen("sleep 62")
+    lab.host("alice").popen("sleep {nap}")
     open({str(ready)!r}, "a").write(lab.name)
     time.sleep(62)
 
@@ -370,7 +372,7 @@ def test_it(lab, slow, number):
     assert process.returncode == status
     assert f"ended by signal {int(number)}" in out
     assert ready.read_text().count("lab") == 1
-    assert not subprocess.run(["pgrep", "-f", "^sleep 62$"], capture_output=True).stdout
+    assert not subprocess.run(["pgrep", "-f", f"^sleep {nap}$"], capture_output=True).stdout
 
 
 def test_the_workers_of_an_ordinary_user_have_labs(ordinary_user):
