@@ -25,7 +25,16 @@ from iflab.net import IFF
 from iflab.wire import WireError
 
 from ..conftest import ROOT
-from ..linux_tools import PATIENCE, eventually, ip, kernel_flags, need, network_namespaces, open_files
+from ..linux_tools import (
+    PATIENCE,
+    eventually,
+    ip,
+    kernel_flags,
+    need,
+    network_namespaces,
+    open_files,
+    real_root,
+)
 
 ALONE = not os.environ.get("PYTEST_XDIST_WORKER")
 """Only then are all namespaces of the machine ours; beside other workers their labs' come, and take freed numbers.
@@ -331,6 +340,56 @@ def test_a_host_asks_no_name_server_until_it_is_told_one(lab):
     assert bob.run("cat /etc/resolv.conf").stdout == ""
     with open("/etc/resolv.conf") as file:
         assert file.read() == machine
+
+
+ETCS = {
+    "a file": "echo nameserver 192.0.2.53 > /etc/resolv.conf",
+    "no file": "true",
+    "a link": "mkdir /etc/there; echo nameserver 192.0.2.53 > /etc/there/file; ln -s there/file /etc/resolv.conf",
+    "a link to nothing": "ln -s /run/nowhere/stub.conf /etc/resolv.conf",
+}
+
+
+@real_root
+@pytest.mark.parametrize("machine", ETCS.values(), ids=ETCS)
+def test_what_a_host_writes_into_etc_stays_in_the_host(tmp_path, machine):
+    """On a machine whose /etc is made for this test, in a mount namespace of its own."""
+    program = """
+import os, subprocess, sys
+from iflab import Lab
+def machine():
+    words = "ls -la --time-style=+ /etc/resolv.conf /etc/there /etc | grep -v total; cat /etc/resolv.conf /etc/there/*"
+    return subprocess.run(words, shell=True, capture_output=True, text=True)
+before = machine()
+with Lab() as lab:
+    alice, bob = lab.host("alice"), lab.host("bob")
+    assert alice.run("cat /etc/resolv.conf", check=True).stdout == ""
+    alice.run("echo nameserver 192.0.2.9 > /etc/resolv.conf; echo mine > /etc/mine", check=True)
+    os.replace("/etc/hostname", "/etc/hostname")
+    with open("/etc/resolv.conf.new", "w") as file:
+        file.write("nameserver 192.0.2.54")
+    os.replace("/etc/resolv.conf.new", "/etc/renewed")  # as the machine's DHCP client would
+    assert alice.run("cat /etc/resolv.conf").stdout == "nameserver 192.0.2.9\\n"
+    alice.run("echo nameserver 192.0.2.10 > /etc/new; mv /etc/new /etc/resolv.conf", check=True)
+    assert alice.run("cat /etc/resolv.conf /etc/mine").stdout == "nameserver 192.0.2.10\\nmine\\n"
+    assert bob.run("cat /etc/resolv.conf; ls /etc/mine").stdout == ""
+    os.unlink("/etc/renewed")
+assert machine().stdout == before.stdout, (before, machine())
+"""
+    words = (
+        f"mount -t tmpfs tmpfs {tmp_path} && cp -a /etc {tmp_path}/etc && rm -f {tmp_path}/etc/resolv.conf && "
+        f'touch {tmp_path}/etc/hostname && mount --bind {tmp_path}/etc /etc && {machine} && exec "$@"'
+    )
+
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", words, "sh", sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=60 * PATIENCE,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_socket_of_the_host_in_our_own_process(lab):
