@@ -76,6 +76,8 @@ _TIMEOUT = 5.0
 _MOST_CLIENTS = 32
 _BACKLOG = 1024
 _LONGEST = 1 << 16
+_LONGEST_PATH = 107
+"""Octets of a path in ``struct sockaddr_un`` (unix(7))."""
 _MOST_WAITING = 10_000
 _OVERFLOW_UID = 65534
 
@@ -193,6 +195,12 @@ class ControlServer:
         self._slots = threading.BoundedSemaphore(_MOST_CLIENTS)
         self._silent: dict[socket.socket, None] = {}
         """Who has not made a request yet, the oldest first."""
+        if len(os.fsencode(self.path)) > _LONGEST_PATH:
+            raise OSError(
+                errno.ENAMETOOLONG,
+                f"a socket's path has {_LONGEST_PATH} octets at most; set IFLAB_RUN_DIR to a shorter folder",
+                self.path,
+            )
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         self._listener.bind(self.path)
         os.chmod(self.path, 0o600)

@@ -67,12 +67,12 @@ def test_the_tests_command_is_what_ci_runs():
 
 
 @pytest.mark.timeout(300 * PATIENCE)
-def test_the_commands_of_another_terminal_work(tmp_path, monkeypatch):
+def test_the_commands_of_another_terminal_work(tmp_path, open_place, monkeypatch):
     """Each line of that block, against a lab of the name that it uses; what never ends is ended after a while."""
     from iflab import Lab
 
     block = re.search(r"From another terminal.*?```sh\n(.*?)```", README, re.DOTALL)[1]
-    monkeypatch.setenv("IFLAB_RUN_DIR", str(tmp_path))  # other tests run a lab of that name as well
+    monkeypatch.setenv("IFLAB_RUN_DIR", str(open_place))  # other tests run a lab of that name as well
     program = f"'{sys.executable}' -c 'from iflab.cli import main; main()'"
     endless = re.compile(r"iflab (exec .* (tcpdump|bash)|monitor|sniff|top)\b")
     name = f"link_flap{os.getpid()}"  # root's commands see other users' labs, too

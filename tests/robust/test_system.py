@@ -416,3 +416,16 @@ def test_a_group_of_an_interface_that_is_gone_goes_with_it(frees):
             em0.if_free()
 
     assert alice.vnet.groups == {}
+
+
+def test_a_folder_of_too_long_a_name_is_refused_and_nothing_is_left(tmp_path, monkeypatch):
+    place = tmp_path / ("x" * 100)
+    place.mkdir(mode=0o700)
+    monkeypatch.setenv("IFLAB_RUN_DIR", str(place))
+    files = open_files(collect=True)
+
+    with pytest.raises(OSError, match="107 octets at most; set IFLAB_RUN_DIR to a shorter folder"):
+        Lab("long")
+
+    assert list(place.glob("**/control")) == []
+    assert open_files(collect=True) == files
