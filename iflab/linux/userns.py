@@ -58,10 +58,8 @@ def ensure_privileges() -> None:
     are switched off.
     """
     if _privileged():
-        if not _may_return():
-            unshare(
-                CLONE_NEWNET
-            )  # as under 'unshare -Ur', which leaves the machine's network namespace in place
+        if not _may_return():  # as under 'unshare -Ur', which leaves the machine's network namespace in place
+            unshare(CLONE_NEWNET)
         return
     # A thread may enter a namespace only if the user namespace owns it, and must find its way back:
     # so the process leaves the machine's own network namespace for good.

@@ -221,16 +221,7 @@ def lab(request: pytest.FixtureRequest, iflab_params: dict[str, Any], tmp_path: 
     except Missing as error:
         if config.getoption("--iflab-require"):
             raise
-        text = str(error)
-    else:
-        text = ""
-    if text:
-        if hasattr(config, "workerinput") and os.geteuid() and "IFLAB_NO_USER_NAMESPACE" not in os.environ:
-            pytest.fail(
-                f"no lab runs in this worker of xdist: {text}; or set iflab_user_namespace = true in pytest's settings",
-                pytrace=False,
-            )
-        pytest.skip(f"no lab runs here: {text}")
+        raise _no_lab(config, error) from None
     with fresh:
         fresh.patience = config.getoption("--iflab-slow")
         kept = _Kept(
@@ -253,6 +244,15 @@ def lab(request: pytest.FixtureRequest, iflab_params: dict[str, Any], tmp_path: 
         if _LAB in request.node.stash:
             kept.drop()
             del request.node.stash[_LAB]
+
+
+def _no_lab(config: pytest.Config, error: Exception) -> BaseException:
+    """What a test comes to where no lab can run: it is skipped; it fails where the settings alone are the reason."""
+    in_worker = hasattr(config, "workerinput")
+    if in_worker and os.geteuid() and "IFLAB_NO_USER_NAMESPACE" not in os.environ:
+        text = f"no lab runs in this worker of xdist: {error}; or set iflab_user_namespace = true in pytest's settings"
+        return pytest.fail.Exception(text, pytrace=False)
+    return pytest.skip.Exception(f"no lab runs here: {error}")
 
 
 def _at_the_end(kept: _Kept) -> None:
