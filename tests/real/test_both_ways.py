@@ -15,6 +15,7 @@ import pytest
 from iflab.bsd import CommandError
 from iflab.linux import Netlink, Netns
 from iflab.net import IFF, Ifaliasreq, Ifreq, LinkState, UserBuffer, as_sockaddr
+from iflab.net.rtsock import Announcement
 
 from ..linux_tools import PATIENCE, eventually, ip, kernel_flags, link, new_name, real_root
 
@@ -246,7 +247,7 @@ def test_a_move_that_cannot_be_is_refused_before_anything_is_lost(lab, alice, em
     eventually(lambda: "inet6 fe80::" in alice.run("ip addr show em0").stdout)
     before = alice.ifconfig("em0"), ip(alice, "addr"), alice.netstat("-r")
     events = []
-    lab.kernel.rtsock.listen(events.append)
+    lab.kernel.rtsock.listen(lambda message: isinstance(message, Announcement) and events.append(message))
 
     with pytest.raises(CommandError, match="carol has a netdev em0 of its own; rename one"):
         alice.ifconfig("em0 vnet carol")
