@@ -226,12 +226,11 @@ class Host:
 
     def _netdev(self, name: str) -> int:
         """The number that the host's kernel has for a device."""
-        with self.netns.entered():
-            try:
-                return socket.if_nametoindex(name)
-            except OSError:
-                there = ", ".join(self.nics) or "none"
-                raise LabError(f"{self.name} has no NIC {name}; there are {there}") from None
+        index = self.netns.index_of(name)
+        if not index:
+            there = ", ".join(self.nics) or "none"
+            raise LabError(f"{self.name} has no NIC {name}; there are {there}")
+        return index
 
     def address(self, family: int = socket.AF_INET) -> str:
         """The host's first address of a family (``AF_INET``, ``AF_INET6``) that is not link-local. Raises ``LabError``."""
@@ -297,7 +296,7 @@ class Host:
         if not isinstance(name, str):
             raise ValueError(f"{name!r} is no name of a setting; write net.ipv4.ip_forward or the like")
         kernel = self.vnet.kernel
-        if name not in kernel.vnet_settings and name not in [row.name for row in kernel.sysctl]:
+        if name not in kernel.vnet_settings and name not in kernel.sysctl:
             if value is not None and not set(re.split("[./]", name)) & self.nics.keys():
                 self.stack.only_ours(f"the setting {name}")
             return sysctl(self.netns, name, value)

@@ -495,7 +495,7 @@ class Lab:
 
         Raises as ``host``, ``Host.nic`` and ``cable``; for names and addresses that cannot be, neither host is made.
         """
-        if len(names) != 2:
+        if len(names) != 2 or names[0] == names[1]:
             raise LabError(f"a pair has two names, not {names!r}")
         self.check_open()
         wanted: dict[str, list[str]] = {}
@@ -505,8 +505,6 @@ class Lab:
             _check_name(name, "host")
             each = (addresses,) if isinstance(addresses, str) else addresses
             wanted[name] = [check_interface(address, name) for address in each]
-        if len(wanted) != 2:
-            raise LabError(f"a pair has two names, not {names!r}")
         # Of many it is made in one go: whoever lets go of the lock waits for the engine to be done with it.
         self._give_way()
         with self.lock if self._building else contextlib.nullcontext():

@@ -260,7 +260,7 @@ class TapNic(Express):
                 errno.ENODEV,
                 f"{self.name}: this NIC and the vnet {new_vnet.name} do not fit: only one of them has a network namespace",
             )
-        if self.netns is not netns and netns.has_device(self.tap.name):
+        if self.netns is not netns and netns.index_of(self.tap.name):
             raise OSError(
                 errno.EEXIST, f"{new_vnet.name} has a netdev {self.tap.name} of its own; rename one"
             )

@@ -115,9 +115,9 @@ def _layers(packet: Packet) -> list[Packet]:
 
 
 @cache
-def _copied(kind: type[Packet]) -> dict[str, Any]:
+def _copied(kind: type[Packet]) -> frozenset[str]:
     """The fields that a packet of this kind has set before anybody did: scapy copies defaults that can be changed."""
-    return dict(kind().fields)
+    return frozenset(kind().fields)
 
 
 def _chosen(layer: Packet) -> dict[str, Any]:

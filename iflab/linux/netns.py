@@ -126,14 +126,13 @@ class Netns:
         with self.entered():
             return socket.socket(family, kind, proto)
 
-    def has_device(self, name: str) -> bool:
-        """True when a device of that name is in the namespace."""
+    def index_of(self, name: str) -> int:
+        """The index of the device of that name in the namespace; 0 when there is none."""
         with self.entered():
             try:
-                socket.if_nametoindex(name)
+                return socket.if_nametoindex(name)
             except OSError:
-                return False
-            return True
+                return 0
 
     def read_list(self, name: str) -> list[bytes]:
         """The lines of ``/proc/net/NAME`` as it is in the namespace; none where the kernel has no such list.

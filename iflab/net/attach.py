@@ -139,15 +139,11 @@ def if_purgeaddrs(ifp: Ifnet) -> None:
             family = ifa.ifa_addr.family
             if family is AddressFamily.LINK or ifa not in ifp.if_addrhead:
                 continue
-            with _to_its_end(ifp, f"purge of {ifa.ifa_addr}"):
+            with _to_its_end(ifp, f"purge of {ifa.ifa_addr}"), contextlib.suppress(OSError):
                 if family is AddressFamily.INET:
-                    with contextlib.suppress(OSError):
-                        ifp.stack.in_control("SIOCDIFADDR", ifa, ifp)
-                        continue
-                if family is AddressFamily.INET6:
-                    with contextlib.suppress(OSError):  # cannot happen in the original
-                        ifp.stack.in6_purgeaddr(ifa)
-                        continue
+                    ifp.stack.in_control("SIOCDIFADDR", ifa, ifp)
+                elif family is AddressFamily.INET6:
+                    ifp.stack.in6_purgeaddr(ifa)
             if ifa in ifp.if_addrhead:
                 ifp.if_addrhead.remove(ifa)
                 ifa.ifa_free()

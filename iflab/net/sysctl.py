@@ -62,6 +62,9 @@ class SysctlTree:
     def __iter__(self) -> Iterator[Sysctl]:
         return iter(self._rows.values())
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._rows
+
     def find(self, name: str) -> Sysctl:
         """Return the setting; raises ENOENT."""
         row = self._rows.get(name)

@@ -248,8 +248,9 @@ def lab(request: pytest.FixtureRequest, iflab_params: dict[str, Any], tmp_path: 
 
 def _no_lab(config: pytest.Config, error: Exception) -> BaseException:
     """What a test comes to where no lab can run: it is skipped; it fails where the settings alone are the reason."""
-    in_worker = hasattr(config, "workerinput")
-    if in_worker and os.geteuid() and "IFLAB_NO_USER_NAMESPACE" not in os.environ:
+    from iflab.linux.userns import WHY_NOT
+
+    if hasattr(config, "workerinput") and os.geteuid() and WHY_NOT not in os.environ:
         text = f"no lab runs in this worker of xdist: {error}; or set iflab_user_namespace = true in pytest's settings"
         return pytest.fail.Exception(text, pytrace=False)
     return pytest.skip.Exception(f"no lab runs here: {error}")

@@ -100,3 +100,12 @@ def disc_cloner() -> Cloner:
         return ifp
 
     return Cloner("disc", create, discard)
+
+
+def code(fn, *args):
+    """The errno that a call raises; 0 when it does not."""
+    try:
+        fn(*args)
+    except OSError as refused:
+        return refused.errno
+    return 0

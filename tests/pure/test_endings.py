@@ -28,7 +28,7 @@ from iflab.net.linkroute import link_init_sdl
 from iflab.net.rtsock import Announcement
 from iflab.net.sockaddr import SDL_SIZE, link_alloc_sdl
 
-from .doubles import frame
+from .doubles import code, frame
 
 
 class Nic(Driver):
@@ -53,15 +53,6 @@ def attached(vnet, driver=None, name="em"):
     ifp.if_driver = driver or Nic()
     ether_ifattach(ifp, bytes.fromhex("020000000001"))
     return ifp
-
-
-def code(call, *args):
-    """The errno that a call raises; 0 when it does not."""
-    try:
-        call(*args)
-    except OSError as refused:
-        return refused.errno
-    return 0
 
 
 # detaching

@@ -34,16 +34,7 @@ from iflab.net import (
 from iflab.net.priv import allow_none
 from iflab.net.sockio import GENERIC_SET
 
-from .doubles import RecordingDriver, ethernet, frame
-
-
-def code(fn, *args):
-    """The errno that a call raises; 0 when it does not."""
-    try:
-        fn(*args)
-    except OSError as refused:
-        return refused.errno
-    return 0
+from .doubles import RecordingDriver, code, ethernet, frame
 
 
 class Lifo:

@@ -263,7 +263,7 @@ def test_a_move_that_cannot_be_is_refused_before_anything_is_lost(lab, alice, em
 
 def test_a_move_that_the_kernel_refuses_leaves_both_sides_alike(lab, alice, em0, monkeypatch):
     carol = lab.host("carol")
-    monkeypatch.setattr(Netns, "has_device", lambda netns, name: False)  # it came between
+    monkeypatch.setattr(Netns, "index_of", lambda netns, name: 0)  # it came between
     carol.run("ip link add x0 type veth peer name x1", check=True)
     alice.ifconfig("em0 name x0")
     em0.if_addmulti("233.252.0.7")
