@@ -11,7 +11,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from numbers import Real
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from iflab.drivers import TapNic
@@ -19,6 +18,7 @@ from iflab.drivers.faulty import FaultyNic
 from iflab.linux import Netns, check_name, explained, sysctl
 from iflab.linux.netlink import as_interface
 from iflab.net import IFF, Ifnet, Ifreq, Priv, Thread, Vnet
+from iflab.net.clock import is_span
 from iflab.net.flags import IF_MAXMTU
 from iflab.net.priv import allow_all
 from iflab.ping import PingResult, ping
@@ -407,7 +407,7 @@ class Host:
                 f"ping: a count of {count!r} and {size!r} octets of data cannot be; use 1 or more, and 0 to 65507"
             )
         for what, seconds in (("a timeout", timeout), ("an interval", interval)):
-            if not isinstance(seconds, Real) or not 0 <= seconds < float("inf"):
+            if not is_span(seconds):
                 raise LabError(f"ping: {what} of {seconds!r} s cannot be; use 0 or more seconds")
         self.lab.check_may_wait(f"{self.name}.ping")
         to = self._sockaddr(address, 0)

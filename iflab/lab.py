@@ -25,7 +25,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from numbers import Real
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -62,6 +61,7 @@ from iflab.net import (
     arpcom_free,
     report,
 )
+from iflab.net.clock import is_span
 from iflab.net.driver import DeadDriver
 from iflab.net.errors import Terminated
 from iflab.net.flags import IF_MAXMTU, IF_MINMTU
@@ -131,7 +131,7 @@ def _check_name(name: object, kind: str) -> None:
 
 
 def _check_timeout(timeout: float) -> None:
-    if not isinstance(timeout, Real) or not 0 <= timeout < float("inf"):
+    if not is_span(timeout):
         raise LabError(f"a timeout of {timeout!r} s cannot be; use 0 or more seconds")
 
 

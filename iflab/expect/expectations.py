@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from numbers import Real
 from typing import Any
 
 from scapy.packet import Packet
 
 from iflab.net import Ifnet
+from iflab.net.clock import is_span
 from iflab.wire import Wire
 from iflab.wire.frame import dissect
 
@@ -164,7 +164,7 @@ class Expectations:
         if direction not in ("in", "out", "both"):
             raise ValueError(f"direction is 'in', 'out' or 'both', not {direction!r}")
         _check_place(place, direction)
-        if not isinstance(within, Real) or not 0 <= within < float("inf"):
+        if not is_span(within):
             raise ValueError(f"within is a number of seconds, not {within!r}; use 0 or more")
         deadline = time.monotonic() + within * self.scale
         since = self.start

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from numbers import Real
 
+from iflab.net.clock import is_span
+
 __all__ = ["FaultError", "check_count", "check_probability", "check_seconds"]
 
 
@@ -19,7 +21,7 @@ def check_probability(what: str, value: float) -> None:
 
 def check_seconds(what: str, value: float) -> None:
     """Raise ``FaultError`` for what is no duration."""
-    if not isinstance(value, Real) or not 0 <= value < float("inf"):
+    if not is_span(value):
         raise FaultError(f"{what} of {value!r}: use 0 or more seconds; write 20 milliseconds as 0.02")
 
 

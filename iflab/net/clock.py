@@ -9,11 +9,17 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 from itertools import count
+from numbers import Real
 from typing import Protocol
 
 from .giant import Giant
 
-__all__ = ["Bell", "Clock", "ManualClock", "Timer"]
+__all__ = ["Bell", "Clock", "ManualClock", "Timer", "is_span"]
+
+
+def is_span(seconds: float) -> bool:
+    """True for what can be a time in seconds: a number, 0 or more, and finite."""
+    return isinstance(seconds, Real) and 0 <= seconds < float("inf")
 
 
 class Timer(Protocol):

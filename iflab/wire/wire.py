@@ -19,10 +19,9 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import islice
-from numbers import Real
 from typing import TYPE_CHECKING, Any, Protocol
 
-from iflab.net.clock import Clock, Timer
+from iflab.net.clock import Clock, Timer, is_span
 from iflab.net.errors import report
 from iflab.net.ifnet import FRAME_MAX, FRAME_MIN
 from iflab.net.mbuf import PKTHDR, Mbuf, mbuf
@@ -383,7 +382,7 @@ class Wire:
 
     def set_delay(self, seconds: float, towards: Plugged | None = None) -> None:
         """Let every frame take ``seconds`` towards one port, or towards all. Raises ``WireError`` below 0."""
-        if not isinstance(seconds, Real) or not 0 <= seconds < float("inf"):
+        if not is_span(seconds):
             raise WireError(f"{self.name}: a delay of {seconds!r} s cannot be; use 0 or more seconds")
         with self.clock.lock:
             port = self._port(towards)
